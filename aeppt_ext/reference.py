@@ -1,0 +1,314 @@
+"""The perturbation search in plain PyTorch: oracle in float64, fallback, and speed baseline.
+
+It follows section 3 of ``docs/design.md`` line by line. Rows are processed together; a row that has
+finished is dropped from the work, so this is also the fastest plain-PyTorch form we know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .options import (
+    BUDGET_STEPS,
+    EXACT_SUM,
+    LOG_FLOOR,
+    SUM_TOLERANCE,
+    SearchOptions,
+    SearchResult,
+    Status,
+)
+
+#: Rows are searched in chunks of about this many probabilities, which bounds the memory in use.
+CHUNK_ELEMENTS = 1 << 20
+
+Layers = Sequence[Tensor]
+Step = Callable[..., tuple[Tensor, Tensor, Tensor]]
+
+
+def feature_width(features: str, k: int) -> int:
+    """How many inputs a substitute on ``features`` has for rows of ``k`` classes."""
+    return min(3, k) if features == "top3" else k
+
+
+def extract_features(probs: Tensor, features: str) -> tuple[Tensor, Tensor | None]:
+    """The substitute's input φ(p) [n, d], and the column each input came from [n, d]."""
+    if features == "raw":
+        return probs, None
+    values, order = probs.sort(dim=1, descending=True, stable=True)
+    d = feature_width(features, probs.shape[1])
+    return values[:, :d], order[:, :d]
+
+
+def score(probs: Tensor, weights: Layers, biases: Layers, features: str) -> Tensor:
+    """The substitute's logit [n] at ``probs`` [n, k]; positive means "member"."""
+    hidden, _ = extract_features(probs, features)
+    for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+        hidden = torch.addmm(bias, hidden, weight.T).relu_()
+    return torch.addmm(biases[-1], hidden, weights[-1].T)[:, 0]
+
+
+def score_and_gradient(
+    probs: Tensor, weights: Layers, biases: Layers, features: str
+) -> tuple[Tensor, Tensor]:
+    """The logit [n] and its gradient with respect to the probabilities [n, k]."""
+    hidden, order = extract_features(probs, features)
+    activations = []
+    for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+        hidden = torch.addmm(bias, hidden, weight.T).relu_()
+        activations.append(hidden)
+    logit = torch.addmm(biases[-1], hidden, weights[-1].T)[:, 0]
+
+    gradient = weights[-1].expand(probs.shape[0], -1)
+    for weight, activation in zip(reversed(weights[:-1]), reversed(activations), strict=True):
+        gradient = torch.mm(gradient * (activation > 0), weight)
+    if order is not None:
+        gradient = torch.zeros_like(probs).scatter_(1, order, gradient)
+    return logit, gradient
+
+
+def retract(points: Tensor, label: Tensor, tie_gap: float) -> Tensor:
+    """The nearest point of {q ≥ 0, Σq = 1, q_label ≥ q_j + tie_gap}, exactly.
+
+    The projection first meets the label's constraint, by capping the other entries at the u that
+    solves u + tie_gap = y_label + Σ max(0, y_j - u), and then the simplex, by subtracting the τ
+    that solves Σ max(0, z_j - τ) = 1 (Held, Wolfe & Crowder 1974). ``docs/design.md`` proves that
+    the two in sequence are the joint projection. Both roots are rounded to 2^-44, so that engines
+    that add in another order still agree on them.
+    """
+    k = points.shape[1]
+    label = label.unsqueeze(1)
+    y_label = points.gather(1, label).double()
+    others = points.scatter(1, label, -torch.inf)
+    others = others.sort(dim=1, descending=True).values[:, : k - 1].double()
+    count = torch.arange(1, k + 1, dtype=torch.float64, device=points.device)
+
+    # u is the largest of the averages that pool the label with the m greatest others, m = 0…k-1.
+    floor = y_label - tie_gap
+    averages = (floor + others.cumsum(1)) / count[1:]
+    cap = _round_root(torch.maximum(floor, averages.amax(1, keepdim=True)))
+    total = torch.cat([cap + tie_gap, torch.minimum(others, cap)], dim=1).cumsum(1)
+    tau = _round_root(((total - 1) / count).amax(1, keepdim=True))
+
+    capped = torch.minimum(points, cap.to(points.dtype))
+    capped = capped.scatter(1, label, (cap + tie_gap).to(points.dtype))
+    return (capped - tau.to(points.dtype)).clamp_min_(0)
+
+
+def _round_root(root: Tensor) -> Tensor:
+    return (root * 2.0**44).round() * 2.0**-44
+
+
+def move(probs: Tensor, descent: Tensor, label: Tensor, options: SearchOptions) -> Tensor:
+    """One step of length ``step_size`` along ``descent`` [n, k], before retraction.
+
+    The direction is taken on the simplex: its mean is removed in probability space, where a
+    constant cannot change a point whose sum is fixed; through the soft-max in logit space.
+    """
+    if options.space == "logit":
+        probs = probs.clamp_min(LOG_FLOOR)
+        # Relative to the label's entry, else the mean cancels all digits when p_label is near 1.
+        descent = descent - descent.gather(1, label.unsqueeze(1))
+        mean = (probs * descent).sum(1, keepdim=True, dtype=torch.float64)
+        descent = probs * (descent - mean.to(probs.dtype))
+    else:
+        mean = descent.mean(1, keepdim=True, dtype=torch.float64)
+        descent = descent - mean.to(probs.dtype)
+
+    if options.norm == "linf":
+        change = options.step_size * descent.sign()
+    else:
+        norm = descent.double().square().sum(1, keepdim=True).sqrt().to(probs.dtype)
+        change = torch.where(norm > 0, options.step_size / norm, 0.0) * descent
+
+    if options.space == "prob":
+        return probs + change
+    weighted = probs * change.exp()
+    return weighted / weighted.sum(1, keepdim=True, dtype=torch.float64).to(probs.dtype)
+
+
+def step(
+    points: Tensor,
+    gradient: Tensor,
+    side: Tensor,
+    label: Tensor,
+    weights: Layers,
+    biases: Layers,
+    options: SearchOptions,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One gradient step of all rows: the new points, and the logit and gradient there."""
+    points = move(points, -side.unsqueeze(1) * gradient, label, options)
+    points = retract(points, label, options.tie_gap)
+    return points, *score_and_gradient(points, weights, biases, options.features)
+
+
+def interpolate(
+    start: Tensor, end: Tensor, t: Tensor, label: Tensor, options: SearchOptions
+) -> Tensor:
+    """The retracted point at ``t`` [n] of the way from ``start`` to ``end``."""
+    t = t.unsqueeze(1)
+    if options.space == "prob":
+        point = start + t * (end - start)
+    else:
+        start = start.clamp_min(LOG_FLOOR)
+        point = start * (t * (end.clamp_min(LOG_FLOOR) / start).log()).exp()
+        point = point / point.sum(1, keepdim=True, dtype=torch.float64).to(point.dtype)
+    return retract(point, label, options.tie_gap)
+
+
+def l1_distance(left: Tensor, right: Tensor) -> Tensor:
+    """Sum of absolute differences per row, in float64."""
+    return (left - right).abs().sum(1, dtype=torch.float64)
+
+
+def is_distribution(probs: Tensor) -> Tensor:
+    """Which rows [n] are finite, non-negative and sum to one within ``SUM_TOLERANCE``."""
+    total = probs.sum(1, dtype=torch.float64)
+    entries = (probs.isfinite() & (probs >= 0)).all(1)
+    return entries & ((total - 1).abs() <= SUM_TOLERANCE)
+
+
+def invalid_row_message(probs: Tensor, row: int) -> str:
+    """Says what is wrong with ``probs[row]`` and how to mend it."""
+    values = probs[row].tolist()
+    reason = f"it sums to {sum(values):.6g} (must be 1 within {SUM_TOLERANCE:g})"
+    for column, value in enumerate(values):
+        if not 0 <= value < float("inf"):
+            reason = f"column {column} is {value:g} (must be finite and not negative)"
+            break
+    return (
+        f"probs row {row} is not a probability vector: {reason}; "
+        'mend or remove the row, or pass on_invalid="passthrough"'
+    )
+
+
+def perturb_search(
+    probs: Tensor,
+    weights: Layers,
+    biases: Layers,
+    options: SearchOptions,
+    step: Step = step,
+) -> SearchResult:
+    """Move each row of ``probs`` [n, k] until the substitute is misled, its label unchanged.
+
+    Parameters
+    ----------
+    probs : Tensor [n, k], float32 or float64
+    weights, biases : sequence of Tensor [out, in], [out]
+        The substitute's dense layers; the last has one output. ReLU stands between them.
+    options : SearchOptions
+    step : callable
+        The gradient step; a compiled form of :func:`step` may be passed in its place.
+
+    Raises
+    ------
+    ValueError
+        A row is not a probability vector and ``options.on_invalid`` is ``"raise"``.
+    """
+    if options.on_invalid == "raise":
+        bad = (~is_distribution(probs)).nonzero()
+        if len(bad):
+            raise ValueError(invalid_row_message(probs, int(bad[0])))
+    chunk = max(1, CHUNK_ELEMENTS // probs.shape[1])
+    parts = [_search(rows, weights, biases, options, step) for rows in probs.split(chunk)]
+    return SearchResult(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+
+
+def _search(
+    given: Tensor, weights: Layers, biases: Layers, options: SearchOptions, step: Step
+) -> SearchResult:
+    n = given.shape[0]
+    features, margin = options.features, options.margin
+    valid = is_distribution(given)
+    label_all = given.argmax(1)  # the first index on ties
+    probs = given.clone(memory_format=torch.contiguous_format)
+    inexact = valid & ((given.sum(1, dtype=torch.float64) - 1).abs() > EXACT_SUM)
+    if inexact.any():
+        probs[inexact] = retract(probs[inexact], label_all[inexact], options.tie_gap)
+
+    score_before = score(probs, weights, biases, features)
+    side_all = torch.where(score_before > 0, 1.0, -1.0).to(probs.dtype)
+    if options.direction == "member":
+        side_all = torch.ones_like(side_all)
+        selected = valid & (score_before > -margin)
+    else:
+        selected = valid.clone()
+
+    out = probs.clone()
+    status = torch.where(valid, int(Status.UNCHANGED), int(Status.INVALID)).to(torch.int8)
+    steps = torch.zeros(n, dtype=torch.int32, device=given.device)
+    score_after = score_before.clone()
+
+    # Gradient steps. `best` is each row's least side * score so far.
+    best_goal = side_all * score_before
+    rows = selected.nonzero()[:, 0]
+    status[rows] = int(Status.EXHAUSTED)
+    met = torch.zeros(n, dtype=torch.bool, device=given.device)
+    met[rows] = best_goal[rows] <= -margin  # direction="both" on the border itself
+    rows = rows if options.constant_time else rows[~met[rows]]
+    if options.max_steps > 0 and len(rows):
+        points, label, side = probs[rows], label_all[rows], side_all[rows]
+        _, gradient = score_and_gradient(points, weights, biases, features)
+        for _ in range(options.max_steps):
+            points, logit, gradient = step(
+                points, gradient, side, label, weights, biases, options
+            )
+            goal = side * logit
+            steps[rows] += (~met[rows]).int()
+            better = (goal < best_goal[rows]) & ~met[rows]
+            improved = rows[better]
+            out[improved] = points[better]
+            best_goal[improved] = goal[better]
+            score_after[improved] = logit[better]
+            met[improved] = goal[better] <= -margin
+            if options.constant_time:
+                continue
+            open_ = ~met[rows]
+            if not bool(open_.all()):
+                rows = rows[open_]
+                if len(rows) == 0:
+                    break
+                points, gradient = points[open_], gradient[open_]
+                side, label = side[open_], label[open_]
+
+    # Refine: bisect for the least movement that still meets the goal.
+    rows = met.nonzero()[:, 0]
+    status[rows] = int(Status.SUCCESS)
+    if len(rows):
+        start, end, label, side = probs[rows], out[rows], label_all[rows], side_all[rows]
+        low, high = torch.zeros_like(side), torch.ones_like(side)
+        for _ in range(options.refine_steps):
+            middle = (low + high) / 2
+            points = interpolate(start, end, middle, label, options)
+            logit = score(points, weights, biases, features)
+            reached = side * logit <= -margin
+            high = torch.where(reached, middle, high)
+            low = torch.where(reached, low, middle)
+            out[rows[reached]] = points[reached]
+            score_after[rows[reached]] = logit[reached]
+
+    if options.max_l1 is not None:
+        rows = (selected & (l1_distance(out, probs) > options.max_l1)).nonzero()[:, 0]
+        if len(rows):
+            start, end, label = probs[rows], out[rows], label_all[rows]
+            inside, low, high = start.clone(), torch.zeros_like(side_all[rows]), None
+            high = torch.ones_like(low)
+            for _ in range(BUDGET_STEPS):
+                middle = (low + high) / 2
+                points = interpolate(start, end, middle, label, options)
+                fits = l1_distance(points, start) <= options.max_l1
+                inside[fits] = points[fits]
+                low = torch.where(fits, middle, low)
+                high = torch.where(fits, high, middle)
+            out[rows] = inside
+            score_after[rows] = score(inside, weights, biases, features)
+            reached = side_all[rows] * score_after[rows] <= -margin
+            status[rows] = torch.where(reached, int(Status.SUCCESS), int(Status.BUDGET)).to(
+                torch.int8
+            )
+
+    out[~valid] = given[~valid]
+    l1 = l1_distance(out, probs).to(probs.dtype)
+    return SearchResult(out, status, steps, score_before, score_after, l1)

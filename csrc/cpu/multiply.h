@@ -1,0 +1,144 @@
+// Products of a few rows with a packed weight matrix, the inner loop of the substitute.
+//
+// Each output is one chain of fused multiply-adds over the depth, in order. So a row's result does
+// not depend on how many other rows are in the product, nor on which block they fall into.
+#pragma once
+
+#include <cstdint>
+
+#include "aeppt/search.h"
+
+#if AEPPT_VECTOR_BYTES > 16
+#include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+namespace aeppt::AEPPT_VARIANT {
+
+// The variant says how wide its vectors are: the compiler's own macros do not follow its pragma.
+constexpr int kVectorBytes = AEPPT_VECTOR_BYTES;
+// Vector registers that may hold sums; the rest are for weights and one broadcast value.
+#if AEPPT_VECTOR_BYTES == 64 || defined(__ARM_NEON)
+constexpr int kAccumulators = 24;  // of 32
+#elif AEPPT_VECTOR_BYTES == 32
+constexpr int kAccumulators = 12;  // of 16
+#else
+constexpr int kAccumulators = 8;  // of 16; a multiply and an add need one more
+#endif
+
+template <typename T>
+struct VectorOf;
+template <>
+struct VectorOf<float> {
+  typedef float type __attribute__((vector_size(kVectorBytes), aligned(4), may_alias));
+};
+template <>
+struct VectorOf<double> {
+  typedef double type __attribute__((vector_size(kVectorBytes), aligned(8), may_alias));
+};
+template <typename T>
+using Vector = typename VectorOf<T>::type;
+
+template <typename T>
+inline Vector<T> multiply_add(Vector<T> a, Vector<T> b, Vector<T> c) {
+  constexpr bool is_float = sizeof(T) == 4;
+#if AEPPT_VECTOR_BYTES == 64
+  if constexpr (is_float) return _mm512_fmadd_ps(a, b, c);
+  else return _mm512_fmadd_pd(a, b, c);
+#elif AEPPT_VECTOR_BYTES == 32
+  if constexpr (is_float) return _mm256_fmadd_ps(a, b, c);
+  else return _mm256_fmadd_pd(a, b, c);
+#elif defined(__ARM_NEON)
+  if constexpr (is_float) return vfmaq_f32(c, a, b);
+  else return vfmaq_f64(c, a, b);
+#else
+  (void)is_float;
+  return a * b + c;
+#endif
+}
+
+// What becomes of a product before it is stored.
+enum class After { kNothing, kRelu, kMask };  // kMask: zero where the stored activation is zero
+
+template <typename T, int Rows, int Vectors, int PerPanel, After after>
+inline void multiply_block(const T* const* x, const T* panels, int64_t panel_stride, int64_t depth,
+                           const T* bias, T* const* out, int64_t column) {
+  constexpr int kLanes = kVectorBytes / sizeof(T);
+  Vector<T> sum[Rows][Vectors];
+  for (int v = 0; v < Vectors; ++v) {
+    const int64_t offset = (v / PerPanel) * kPanel + (v % PerPanel) * kLanes;
+    const Vector<T> initial =
+        bias ? *reinterpret_cast<const Vector<T>*>(bias + column + offset) : Vector<T>{};
+#pragma GCC unroll 32
+    for (int r = 0; r < Rows; ++r) sum[r][v] = initial;
+  }
+  const T* row[Rows];
+  for (int r = 0; r < Rows; ++r) row[r] = x[r];
+  for (int64_t i = 0; i < depth; ++i) {
+    Vector<T> weight[Vectors];
+#pragma GCC unroll 32
+    for (int v = 0; v < Vectors; ++v) {
+      weight[v] = *reinterpret_cast<const Vector<T>*>(panels + (v / PerPanel) * panel_stride +
+                                                      i * kPanel + (v % PerPanel) * kLanes);
+    }
+#pragma GCC unroll 32
+    for (int r = 0; r < Rows; ++r) {
+      const Vector<T> value = row[r][i] - Vector<T>{};  // broadcast
+#pragma GCC unroll 32
+      for (int v = 0; v < Vectors; ++v) sum[r][v] = multiply_add<T>(value, weight[v], sum[r][v]);
+    }
+  }
+  for (int r = 0; r < Rows; ++r) {
+    for (int v = 0; v < Vectors; ++v) {
+      auto* target = reinterpret_cast<Vector<T>*>(out[r] + column + (v / PerPanel) * kPanel +
+                                                  (v % PerPanel) * kLanes);
+      const Vector<T> zero{};
+      if constexpr (after == After::kRelu) *target = sum[r][v] > zero ? sum[r][v] : zero;
+      else if constexpr (after == After::kMask) *target = *target > zero ? sum[r][v] : zero;
+      else *target = sum[r][v];
+    }
+  }
+}
+
+template <typename T, After after>
+struct Product {
+  static constexpr int kPerPanel = kPanel * sizeof(T) / kVectorBytes;
+  static constexpr int kRows = kAccumulators / kPerPanel > 0 ? kAccumulators / kPerPanel : 1;
+
+  // One panel (its first Vectors vectors) for all rows, in blocks of kRows.
+  template <int Vectors, int Rows = kRows>
+  static void one_panel(const T* const* x, int64_t rows, const T* panel, int64_t depth,
+                        const T* bias, T* const* out, int64_t column) {
+    while (rows >= Rows) {
+      multiply_block<T, Rows, Vectors, kPerPanel, after>(x, panel, 0, depth, bias, out, column);
+      x += Rows, out += Rows, rows -= Rows;
+    }
+    if constexpr (Rows > 1) {
+      if (rows > 0) one_panel<Vectors, Rows - 1>(x, rows, panel, depth, bias, out, column);
+    }
+  }
+
+  // out[r][0..width) = bias + x[r] * weights. With few rows, several panels go together, since one
+  // panel alone has too few independent sums to hide the latency of a multiply-add.
+  static void run(const T* const* x, int64_t rows, const T* panels, int64_t depth, int64_t width,
+                  const T* bias, T* const* out) {
+    constexpr int kTogether = kAccumulators / kPerPanel >= 4 ? 4 : 1;
+    constexpr int kLanes = kVectorBytes / sizeof(T);
+    const int64_t stride = depth * kPanel;
+    int64_t column = 0;
+    if (rows == 1) {
+      for (; column + kTogether * kPanel <= width; column += kTogether * kPanel) {
+        multiply_block<T, 1, kTogether * kPerPanel, kPerPanel, after>(
+            x, panels, stride, depth, bias, out, column);
+        panels += kTogether * stride;
+      }
+    }
+    for (; column < width; column += kPanel, panels += stride) {
+      if (width - column <= kLanes) one_panel<1>(x, rows, panels, depth, bias, out, column);
+      else one_panel<kPerPanel>(x, rows, panels, depth, bias, out, column);
+    }
+  }
+};
+
+}  // namespace aeppt::AEPPT_VARIANT

@@ -1,0 +1,41 @@
+// The instruction-set variants of the CPU kernel, and the choice between them at run time.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "aeppt/search.h"
+
+namespace aeppt {
+
+template <typename T>
+using SearchRows = void (*)(const Search<T>&, int64_t workers, std::atomic<int64_t>& next_row);
+
+struct Variant {
+  const char* name;
+  bool (*supported)();  // by this processor
+  SearchRows<float> search_float;
+  SearchRows<double> search_double;
+
+  template <typename T>
+  SearchRows<T> search_rows() const {
+    if constexpr (sizeof(T) == 4) return search_float;
+    else return search_double;
+  }
+};
+
+extern const Variant kBaselineVariant;
+#if defined(__x86_64__)
+extern const Variant kAvx2Variant, kAvx512Variant;
+#endif
+
+// Those built in, the fastest first.
+const std::vector<const Variant*>& built_variants();
+
+// The fastest that this processor supports, or the one that AEPPT_ISA names. Throws
+// std::runtime_error where AEPPT_ISA names one that is unknown or not supported.
+const Variant& chosen_variant();
+
+}  // namespace aeppt

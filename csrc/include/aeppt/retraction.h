@@ -1,0 +1,71 @@
+// Exact Euclidean projection onto {q >= 0, sum q = 1, q_label >= q_j + tie_gap for all other j}.
+//
+// It is the projection onto the label's constraint followed by the one onto the simplex; that the
+// two in sequence are the joint projection is proved in docs/design.md. Each is the root of a
+// piecewise linear function, found by Newton's method from the left, which ends after finitely many
+// rounds at the exact root (Michelot 1986 for the simplex). Sums are taken in double, and the roots
+// are rounded to 2^-44: engines that add in another order then still get the same root, and so the
+// same order of entries that a step has made equal.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+#ifndef AEPPT_VARIANT
+#define AEPPT_VARIANT generic
+#endif
+
+namespace aeppt::AEPPT_VARIANT {
+
+inline double round_root(double root) { return std::nearbyint(root * 0x1p44) * 0x1p-44; }
+
+template <typename T>
+void retract(T* y, int64_t k, int64_t label, double tie_gap) {
+  const double floor = static_cast<double>(y[label]) - tie_gap;
+  y[label] = -std::numeric_limits<T>::infinity();  // the loops below run over the others
+
+  // cap: the value down to which greater entries are pulled; the label becomes cap + tie_gap.
+  double cap = floor;
+  for (;;) {
+    double sum = 0, count = 0;
+#pragma omp simd reduction(+ : sum, count)
+    for (int64_t j = 0; j < k; ++j) {
+      const double value = y[j];
+      sum += value > cap ? value : 0.0;
+      count += value > cap ? 1.0 : 0.0;
+    }
+    const double next = (floor + sum) / (1 + count);
+    if (!(next > cap)) break;
+    cap = next;
+  }
+  cap = round_root(cap);
+
+  // tau: what every positive entry gives up so that they sum to one.
+  double tau = -std::numeric_limits<double>::max();
+  for (;;) {
+    double sum = 0, count = 0;
+#pragma omp simd reduction(+ : sum, count)
+    for (int64_t j = 0; j < k; ++j) {
+      const double value = y[j];
+      const double capped = value < cap ? value : cap;
+      sum += capped > tau ? capped : 0.0;
+      count += capped > tau ? 1.0 : 0.0;
+    }
+    const double next = (sum + cap + tie_gap - 1) / (1 + count);
+    if (!(next > tau)) break;
+    tau = next;
+  }
+  tau = round_root(tau);
+
+  const T cap_rounded = static_cast<T>(cap), tau_rounded = static_cast<T>(tau);
+#pragma omp simd
+  for (int64_t j = 0; j < k; ++j) {
+    const T capped = y[j] < cap_rounded ? y[j] : cap_rounded;
+    const T value = capped - tau_rounded;
+    y[j] = value > 0 ? value : T(0);
+  }
+  y[label] = static_cast<T>(cap + tie_gap) - tau_rounded;
+}
+
+}  // namespace aeppt::AEPPT_VARIANT
