@@ -58,23 +58,29 @@ inline Vector<T> multiply_add(Vector<T> a, Vector<T> b, Vector<T> c) {
 #endif
 }
 
+// Long sums are cut into pieces of this depth, whose weights (32 KiB) stay in cache for all rows.
+constexpr int64_t kDepth = 256;
+
 // What becomes of a product before it is stored.
 enum class After { kNothing, kRelu, kMask };  // kMask: zero where the stored activation is zero
 
 template <typename T, int Rows, int Vectors, int PerPanel, After after>
 inline void multiply_block(const T* const* x, const T* panels, int64_t panel_stride, int64_t depth,
-                           const T* bias, T* const* out, int64_t column) {
+                           int64_t first, const T* bias, T* const* out, int64_t column) {
   constexpr int kLanes = kVectorBytes / sizeof(T);
   Vector<T> sum[Rows][Vectors];
-  for (int v = 0; v < Vectors; ++v) {
-    const int64_t offset = (v / PerPanel) * kPanel + (v % PerPanel) * kLanes;
-    const Vector<T> initial =
-        bias ? *reinterpret_cast<const Vector<T>*>(bias + column + offset) : Vector<T>{};
-#pragma GCC unroll 32
-    for (int r = 0; r < Rows; ++r) sum[r][v] = initial;
-  }
   const T* row[Rows];
-  for (int r = 0; r < Rows; ++r) row[r] = x[r];
+#pragma GCC unroll 32
+  for (int r = 0; r < Rows; ++r) {
+    row[r] = x[r] + first;
+    const T* const initial = first > 0 ? out[r] : bias;
+#pragma GCC unroll 32
+    for (int v = 0; v < Vectors; ++v) {
+      const int64_t offset = column + (v / PerPanel) * kPanel + (v % PerPanel) * kLanes;
+      sum[r][v] =
+          initial ? *reinterpret_cast<const Vector<T>*>(initial + offset) : Vector<T>{};
+    }
+  }
   for (int64_t i = 0; i < depth; ++i) {
     Vector<T> weight[Vectors];
 #pragma GCC unroll 32
@@ -109,17 +115,18 @@ struct Product {
   // One panel (its first Vectors vectors) for all rows, in blocks of kRows.
   template <int Vectors, int Rows = kRows>
   static void one_panel(const T* const* x, int64_t rows, const T* panel, int64_t depth,
-                        const T* bias, T* const* out, int64_t column) {
+                        int64_t first, const T* bias, T* const* out, int64_t column) {
     while (rows >= Rows) {
-      multiply_block<T, Rows, Vectors, kPerPanel, after>(x, panel, 0, depth, bias, out, column);
+      multiply_block<T, Rows, Vectors, kPerPanel, after>(x, panel, 0, depth, first, bias, out,
+                                                         column);
       x += Rows, out += Rows, rows -= Rows;
     }
     if constexpr (Rows > 1) {
-      if (rows > 0) one_panel<Vectors, Rows - 1>(x, rows, panel, depth, bias, out, column);
+      if (rows > 0) one_panel<Vectors, Rows - 1>(x, rows, panel, depth, first, bias, out, column);
     }
   }
 
-  // out[r][0..width) = bias + x[r] * weights. With few rows, several panels go together, since one
+  // out[r][0..width) = bias + x[r] * weights. With one row, several panels go together, since one
   // panel alone has too few independent sums to hide the latency of a multiply-add.
   static void run(const T* const* x, int64_t rows, const T* panels, int64_t depth, int64_t width,
                   const T* bias, T* const* out) {
@@ -129,14 +136,25 @@ struct Product {
     int64_t column = 0;
     if (rows == 1) {
       for (; column + kTogether * kPanel <= width; column += kTogether * kPanel) {
-        multiply_block<T, 1, kTogether * kPerPanel, kPerPanel, after>(
-            x, panels, stride, depth, bias, out, column);
+        multiply_block<T, 1, kTogether * kPerPanel, kPerPanel, after>(x, panels, stride, depth, 0,
+                                                                      bias, out, column);
         panels += kTogether * stride;
       }
     }
     for (; column < width; column += kPanel, panels += stride) {
-      if (width - column <= kLanes) one_panel<1>(x, rows, panels, depth, bias, out, column);
-      else one_panel<kPerPanel>(x, rows, panels, depth, bias, out, column);
+      int64_t first = 0;
+      if constexpr (after != After::kMask) {  // a mask is read from where partial sums would stand
+        for (; first + kDepth < depth; first += kDepth) {
+          Product<T, After::kNothing>::template one_panel<kPerPanel>(
+              x, rows, panels + first * kPanel, kDepth, first, bias, out, column);
+        }
+      }
+      const T* const panel = panels + first * kPanel;
+      if (width - column <= kLanes) {
+        one_panel<1>(x, rows, panel, depth - first, first, bias, out, column);
+      } else {
+        one_panel<kPerPanel>(x, rows, panel, depth - first, first, bias, out, column);
+      }
     }
   }
 };

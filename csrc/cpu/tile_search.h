@@ -65,7 +65,8 @@ class TileSearch {
         k_(search.classes),
         width_(padded(search.classes)),
         slots_(slots),
-        arena_(bytes(search, slots)) {
+        arena_(bytes(search, slots)),
+        order_(static_cast<int32_t>(k_), arena_.template take<Key>(Order<T>::scratch_keys(k_))) {
     for (int32_t l = 0; l + 1 < s_.layer_count; ++l) hidden_width_ += padded(s_.layers[l].out);
     slot_ = arena_.template take<Slot>(slots);
     live_ = arena_.template take<Slot*>(slots);
@@ -74,7 +75,6 @@ class TileSearch {
     to_ = arena_.template take<T*>(slots);
     descent_ = arena_.template take<T>(width_);
     inside_ = arena_.template take<T>(width_);
-    radix_ = arena_.template take<RadixEntry<T>>(2 * k_);
     for (int64_t i = 0; i < slots; ++i) {
       Slot& slot = slot_[i];
       for (T** row : {&slot.start, &slot.point, &slot.best, &slot.end, &slot.features}) {
@@ -114,6 +114,7 @@ class TileSearch {
   }
 
  private:
+  using Key = typename Order<T>::Key;
   enum class Phase { kStart, kStep, kRefine, kBudget };
   enum class Next { kGradient, kEvaluate, kNothing };
 
@@ -124,6 +125,8 @@ class TileSearch {
     Phase phase;
     int32_t round, steps;
     bool selected, met, over_budget;
+    bool has_order;  // that of an earlier point
+    bool ordered;    // `order` and `features` are those of the point
     T side, score, score_before, score_after, best_goal;
     double low, high;
   };
@@ -134,7 +137,7 @@ class TileSearch {
     for (int32_t l = 0; l + 1 < search.layer_count; ++l) hidden += padded(search.layers[l].out);
     const auto piece = [](size_t count, size_t size) { return Arena::size_of(count * size); };
     return piece(slots, sizeof(Slot)) + 4 * piece(slots, sizeof(void*)) +
-           2 * piece(width, sizeof(T)) + piece(2 * k, sizeof(RadixEntry<T>)) +
+           2 * piece(width, sizeof(T)) + piece(Order<T>::scratch_keys(k), sizeof(Key)) +
            slots * (5 * piece(width, sizeof(T)) + piece(hidden, sizeof(T)) + piece(k, 4));
   }
 
@@ -164,7 +167,7 @@ class TileSearch {
     copy(slot.start, slot.best);
     slot.phase = Phase::kStart;
     slot.round = slot.steps = 0;
-    slot.met = slot.over_budget = false;
+    slot.met = slot.over_budget = slot.has_order = slot.ordered = false;
     return true;
   }
 
@@ -193,11 +196,14 @@ class TileSearch {
         from_[i] = slot.point;
         continue;
       }
-      const int32_t k = static_cast<int32_t>(k_);
-      if (o_.features == Features::kTop3) order_top3(slot.point, k, slot.order);
-      else order_descending(slot.point, k, slot.order, radix_);
-      const int64_t width = s_.layers[0].in;
-      for (int64_t r = 0; r < width; ++r) slot.features[r] = slot.point[slot.order[r]];
+      if (o_.features == Features::kTop3) {
+        order_top3(slot.point, static_cast<int32_t>(k_), slot.order, slot.features);
+      } else if (!slot.ordered) {
+        if (slot.has_order) order_.sort_again(slot.point, slot.order, slot.features);
+        else order_.sort(slot.point, slot.order, slot.features);
+      }
+      slot.has_order = true;
+      slot.ordered = false;
     }
     for (int32_t l = 0; l + 1 < s_.layer_count; ++l) {
       const Layer<T>& layer = s_.layers[l];
@@ -245,8 +251,14 @@ class TileSearch {
       for (int64_t i = 0; i < asking; ++i) from_[i] = to_[i];
     }
     for (int64_t i = 0; i < asking; ++i) {
-      move(*asking_[i]);
-      retract(asking_[i]->point, k_, asking_[i]->label, o_.tie_gap);
+      Slot& slot = *asking_[i];
+      move(slot);
+      retract(slot.point, k_, slot.label, o_.tie_gap);
+      if (o_.features == Features::kSorted && o_.norm == Norm::kLinf) {
+        order_.merge(slot.point, descent_, static_cast<int32_t>(slot.label), slot.order,
+                     slot.features);
+        slot.ordered = true;
+      }
     }
   }
 
@@ -452,12 +464,12 @@ class TileSearch {
   const int64_t k_, width_, slots_;
   int64_t hidden_width_ = 0;
   Arena arena_;
+  Order<T> order_;
   Slot* slot_;
   Slot **live_, **asking_;
   const T** from_;
   T** to_;
   T *descent_, *inside_;
-  RadixEntry<T>* radix_;
 };
 
 template <typename T>
