@@ -127,7 +127,6 @@ class SearchOptions:
             if not (isinstance(value, int) and 0 <= value <= 1_000_000):
                 raise ValueError(f"{name} must be an integer in [0, 1000000], got {value!r}")
 
-    @classmethod
-    def names(cls) -> tuple[str, ...]:
-        """The names of all options, in the order in which the op takes them."""
-        return tuple(field.name for field in fields(cls))
+
+#: The names of all options, in the order in which the op takes them.
+OPTION_NAMES = tuple(field.name for field in fields(SearchOptions))
