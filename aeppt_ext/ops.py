@@ -61,7 +61,7 @@ def _load() -> None:
 _load()
 
 
-@torch.library.register_fake("aeppt::perturb_search")
+@torch.library.register_fake("aeppt::perturb_search")  # type: ignore[untyped-decorator]
 def _fake(
     probs: Tensor, weights: list[Tensor], biases: list[Tensor], *options: object
 ) -> tuple[Tensor, ...]:

@@ -1,7 +1,7 @@
 """What the search can be asked to do, and what it answers: options, statuses and the result.
 
-These names are shared by every engine (``reference.py`` and the compiled kernels); ``docs/design.md``
-gives the exact meaning of each option.
+These names are shared by every engine, ``reference.py`` and the compiled kernels;
+``docs/design.md`` gives the exact meaning of each option.
 """
 
 from __future__ import annotations

@@ -252,9 +252,7 @@ def _search(
         points, label, side = probs[rows], label_all[rows], side_all[rows]
         _, gradient = score_and_gradient(points, weights, biases, features)
         for _ in range(options.max_steps):
-            points, logit, gradient = step(
-                points, gradient, side, label, weights, biases, options
-            )
+            points, logit, gradient = step(points, gradient, side, label, weights, biases, options)
             goal = side * logit
             steps[rows] += (~met[rows]).int()
             better = (goal < best_goal[rows]) & ~met[rows]
@@ -293,8 +291,8 @@ def _search(
         rows = (selected & (l1_distance(out, probs) > options.max_l1)).nonzero()[:, 0]
         if len(rows):
             start, end, label = probs[rows], out[rows], label_all[rows]
-            inside, low, high = start.clone(), torch.zeros_like(side_all[rows]), None
-            high = torch.ones_like(low)
+            inside = start.clone()
+            low, high = torch.zeros_like(side_all[rows]), torch.ones_like(side_all[rows])
             for _ in range(BUDGET_STEPS):
                 middle = (low + high) / 2
                 points = interpolate(start, end, middle, label, options)

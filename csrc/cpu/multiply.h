@@ -77,8 +77,7 @@ inline void multiply_block(const T* const* x, const T* panels, int64_t panel_str
 #pragma GCC unroll 32
     for (int v = 0; v < Vectors; ++v) {
       const int64_t offset = column + (v / PerPanel) * kPanel + (v % PerPanel) * kLanes;
-      sum[r][v] =
-          initial ? *reinterpret_cast<const Vector<T>*>(initial + offset) : Vector<T>{};
+      sum[r][v] = initial ? *reinterpret_cast<const Vector<T>*>(initial + offset) : Vector<T>{};
     }
   }
   for (int64_t i = 0; i < depth; ++i) {

@@ -5,7 +5,8 @@
 // ways lead to the order, by what is known:
 //   sort()        nothing: a count of greater entries for short rows, a radix sort for long ones
 //   sort_again()  the order of a nearby point: insertion, as long as little moves
-//   merge()       the last step added one constant here and took it there: two sorted lists to merge
+//   merge()       the last step added one constant here and took it there: two sorted lists to
+//   merge
 #pragma once
 
 #include <cstdint>
@@ -23,7 +24,8 @@ class Order {
 
   // scratch: scratch_keys(k) keys.
   static constexpr int64_t scratch_keys(int64_t k) { return 3 * (k + 2); }
-  Order(int32_t k, Key* scratch) : k_(k), a_(scratch + 1), b_(scratch + k + 3), c_(scratch + 2 * k + 5) {}
+  Order(int32_t k, Key* scratch)
+      : k_(k), a_(scratch + 1), b_(scratch + k + 3), c_(scratch + 2 * k + 5) {}
 
   // Each fills order [k] and values [k], the probabilities in that order.
   void sort(const T* p, int32_t* order, T* values) {
@@ -138,7 +140,8 @@ class Order {
     constexpr int kDigit = 10, kBuckets = 1 << kDigit, kPasses = (kBits + kDigit - 1) / kDigit;
     int32_t start[kPasses][kBuckets] = {};
     const auto digit = [](Key key, int pass) {  // complemented, so that ascending is descending
-      return kBuckets - 1 - (static_cast<Bits>(key >> kIndexBits) >> (pass * kDigit) & (kBuckets - 1));
+      return kBuckets - 1 -
+             (static_cast<Bits>(key >> kIndexBits) >> (pass * kDigit) & (kBuckets - 1));
     };
     Key *from = a_, *to = b_;
     int32_t n = 0;

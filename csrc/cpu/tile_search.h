@@ -2,10 +2,10 @@
 // to its answer. Included once per instruction set; AEPPT_VARIANT names the namespace, so that no
 // two variants share a function.
 //
-// A tile has a fixed number of slots. Each round evaluates the substitute at every slot's point, all
-// slots in one matrix product; then each row decides alone what it wants next (a gradient step, a
-// bisection, nothing) and a finished row's slot goes to the next waiting row. All arithmetic of a row
-// is independent of its neighbours, so its answer is bit-identical alone and in any batch.
+// A tile has a fixed number of slots. Each round evaluates the substitute at every slot's point,
+// all slots in one matrix product; then each row decides alone what it wants next (a gradient step,
+// a bisection, nothing) and a finished row's slot goes to the next waiting row. All arithmetic of a
+// row is independent of its neighbours, so its answer is bit-identical alone and in any batch.
 #pragma once
 
 #include <atomic>
@@ -37,7 +37,8 @@ inline int64_t slots_for(int64_t row_bytes, int64_t rows) {
 class Arena {
  public:
   explicit Arena(size_t bytes)
-      : memory_(static_cast<char*>(std::aligned_alloc(64, (bytes + 63) / 64 * 64))), next_(memory_) {
+      : memory_(static_cast<char*>(std::aligned_alloc(64, (bytes + 63) / 64 * 64))),
+        next_(memory_) {
     if (memory_ == nullptr) throw std::bad_alloc();
   }
   ~Arena() { std::free(memory_); }
@@ -101,8 +102,12 @@ class TileSearch {
       for (int64_t i = 0; i < live;) {
         Slot& slot = *live_[i];
         switch (decide(slot)) {
-          case Next::kGradient: asking_[asking++] = &slot; [[fallthrough]];
-          case Next::kEvaluate: ++i; break;
+          case Next::kGradient:
+            asking_[asking++] = &slot;
+            [[fallthrough]];
+          case Next::kEvaluate:
+            ++i;
+            break;
           case Next::kNothing:
             finish(slot);
             live_[i] = live_[--live];
@@ -184,7 +189,8 @@ class TileSearch {
     s_.l1[row] = l1;
   }
 
-  // ---- the substitute ----------------------------------------------------------------------------
+  // ---- the substitute
+  // ----------------------------------------------------------------------------
 
   // The substitute's logit at the point of each live slot.
   void evaluate(int64_t live) {
@@ -329,7 +335,8 @@ class TileSearch {
     for (int64_t j = 0; j < k_; ++j) p[j] /= total;
   }
 
-  // ---- the decisions of one row ------------------------------------------------------------------
+  // ---- the decisions of one row
+  // ------------------------------------------------------------------
 
   bool reached(const Slot& slot) const {
     return slot.side * slot.score <= -static_cast<T>(o_.margin);

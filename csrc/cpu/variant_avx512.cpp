@@ -10,8 +10,10 @@ namespace aeppt {
 
 extern const Variant kAvx512Variant = {
     "avx512",
-    [] { return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"); },
+    [] {
+      return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    },
     avx512::search_rows<float>,
     avx512::search_rows<double>,
 };

@@ -17,8 +17,7 @@
 namespace aeppt {
 namespace {
 
-using Outputs =
-    std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+using Outputs = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 
 // Rows below this many are not worth a second thread.
 constexpr int64_t kRowsPerWorker = 4;
@@ -53,9 +52,9 @@ void check_tensors(const at::Tensor& probs, at::TensorList weights, at::TensorLi
   int64_t in = features == Features::kTop3 ? std::min<int64_t>(3, k) : k;
   for (size_t l = 0; l < weights.size(); ++l) {
     const at::Tensor &weight = weights[l], &bias = biases[l];
-    TORCH_CHECK_VALUE(weight.dim() == 2 && weight.size(1) == in && weight.size(0) >= 1,
-                      "weight ", l, " of the substitute must be [out, ", in, "] for ", k,
-                      " classes, got ", weight.sizes());
+    TORCH_CHECK_VALUE(weight.dim() == 2 && weight.size(1) == in && weight.size(0) >= 1, "weight ",
+                      l, " of the substitute must be [out, ", in, "] for ", k, " classes, got ",
+                      weight.sizes());
     TORCH_CHECK_VALUE(bias.dim() == 1 && bias.size(0) == weight.size(0), "bias ", l,
                       " of the substitute must be [", weight.size(0), "], got ", bias.sizes());
     for (const at::Tensor& tensor : {weight, bias}) {
@@ -63,8 +62,8 @@ void check_tensors(const at::Tensor& probs, at::TensorList weights, at::TensorLi
                        "the substitute must have the dtype of probs, ", probs.scalar_type(),
                        ", got ", tensor.scalar_type());
       TORCH_CHECK_VALUE(tensor.device() == probs.device(),
-                        "the substitute must be on the device of probs, ", probs.device(),
-                        ", got ", tensor.device());
+                        "the substitute must be on the device of probs, ", probs.device(), ", got ",
+                        tensor.device());
     }
     in = weight.size(0);
   }
@@ -141,12 +140,12 @@ template <typename T>
 Outputs search_cpu(const at::Tensor& probs, at::TensorList weights, at::TensorList biases,
                    const Options& options, bool raise_on_invalid) {
   const int64_t n = probs.size(0), k = probs.size(1);
-  at::Tensor out = at::empty({n, k}, probs.options());                        // [n, k]
-  at::Tensor status = at::empty({n}, probs.options().dtype(at::kChar));       // [n]
-  at::Tensor steps = at::empty({n}, probs.options().dtype(at::kInt));         // [n]
-  at::Tensor score_before = at::empty({n}, probs.options());                  // [n]
-  at::Tensor score_after = at::empty({n}, probs.options());                   // [n]
-  at::Tensor l1 = at::empty({n}, probs.options());                            // [n]
+  at::Tensor out = at::empty({n, k}, probs.options());                   // [n, k]
+  at::Tensor status = at::empty({n}, probs.options().dtype(at::kChar));  // [n]
+  at::Tensor steps = at::empty({n}, probs.options().dtype(at::kInt));    // [n]
+  at::Tensor score_before = at::empty({n}, probs.options());             // [n]
+  at::Tensor score_after = at::empty({n}, probs.options());              // [n]
+  at::Tensor l1 = at::empty({n}, probs.options());                       // [n]
   if (n > 0) {
     const PackedSubstitute<T> substitute(weights, biases);
     const Search<T> search{
@@ -195,10 +194,9 @@ Outputs perturb_search_cpu(const at::Tensor& probs, at::TensorList weights, at::
   check_number("refine_steps", refine_steps, 0, kMostSteps);
   if (max_l1) check_number("max_l1", *max_l1, 0, kInfinity);
   const Options options{
-      parse<Features>("features", features,
-                      {{"sorted", Features::kSorted},
-                       {"raw", Features::kRaw},
-                       {"top3", Features::kTop3}}),
+      parse<Features>(
+          "features", features,
+          {{"sorted", Features::kSorted}, {"raw", Features::kRaw}, {"top3", Features::kTop3}}),
       parse<Direction>("direction", direction,
                        {{"member", Direction::kMember}, {"both", Direction::kBoth}}),
       parse<Space>("space", space, {{"prob", Space::kProb}, {"logit", Space::kLogit}}),
@@ -230,8 +228,6 @@ TORCH_LIBRARY(aeppt, library) {
       "Tensor l1)");
 }
 
-TORCH_LIBRARY_IMPL(aeppt, CPU, library) {
-  library.impl("perturb_search", &perturb_search_cpu);
-}
+TORCH_LIBRARY_IMPL(aeppt, CPU, library) { library.impl("perturb_search", &perturb_search_cpu); }
 
 }  // namespace aeppt

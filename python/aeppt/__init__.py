@@ -1,0 +1,25 @@
+"""aeppt: defends classifiers against membership inference by changing only their output.
+
+The names here are the stable interface::
+
+    from aeppt import AEPPT, Predictions, ProtectedModel, audit, load_defense
+"""
+
+from aeppt.defenses import AEPPT, load_defense
+from aeppt.evaluation import audit
+from aeppt.models import ProtectedClassifier, ProtectedFunction, ProtectedModel
+from aeppt.predictions import Predictions
+from aeppt.version import VERSION as __version__
+from aeppt_ext import Status
+
+__all__ = [
+    "AEPPT",
+    "Predictions",
+    "ProtectedClassifier",
+    "ProtectedFunction",
+    "ProtectedModel",
+    "Status",
+    "__version__",
+    "audit",
+    "load_defense",
+]

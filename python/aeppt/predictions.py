@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from aeppt_ext import reference
 from numpy.typing import ArrayLike, NDArray
+
+from aeppt_ext import reference
 
 
 @dataclass(frozen=True)

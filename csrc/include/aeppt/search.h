@@ -14,7 +14,13 @@ enum class Direction : int32_t { kMember, kBoth };
 enum class Space : int32_t { kProb, kLogit };
 enum class Norm : int32_t { kLinf, kL2 };
 
-enum class Status : int8_t { kUnchanged = 0, kSuccess = 1, kBudget = 2, kExhausted = 3, kInvalid = 4 };
+enum class Status : int8_t {
+  kUnchanged = 0,
+  kSuccess = 1,
+  kBudget = 2,
+  kExhausted = 3,
+  kInvalid = 4
+};
 
 // The same constants as in aeppt_ext/options.py.
 constexpr double kSumTolerance = 1e-3;
@@ -60,12 +66,12 @@ struct Search {
   const Layer<T>* layers;
   int32_t layer_count;
   Options options;
-  T* out;            // [rows, classes]
-  int8_t* status;    // [rows]
-  int32_t* steps;    // [rows]
-  T* score_before;   // [rows]
-  T* score_after;    // [rows]
-  T* l1;             // [rows]
+  T* out;           // [rows, classes]
+  int8_t* status;   // [rows]
+  int32_t* steps;   // [rows]
+  T* score_before;  // [rows]
+  T* score_after;   // [rows]
+  T* l1;            // [rows]
 };
 
 }  // namespace aeppt

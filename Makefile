@@ -1,0 +1,62 @@
+# One command each; what they need is set up first, and again only when it changed.
+#
+#   make demo    train, defend, attack and report on real data
+#   make test    all tests, against the installed package
+#   make bench   the fused search against plain PyTorch
+#   make lint    ruff, mypy, clang-format
+#   make dist    build an sdist, install from it elsewhere, and try it there
+#
+# AEPPT_BUILD=auto|cpu|cuda chooses what is built; see setup.py.
+
+PYTHON ?= python3
+BIN := .venv/bin
+SOURCES := $(shell find csrc aeppt_ext python -type f ! -name '*.so' ! -path '*__pycache__*')
+NATIVE := $(shell find csrc -type f)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test bench lint format dist setup
+
+demo: setup
+	$(BIN)/aeppt demo
+
+# From tests/, so that the installed package is imported and not the source tree.
+test: setup
+	cd tests && ../$(BIN)/pytest -c ../pyproject.toml --rootdir .. -m "not slow" .
+	cd tests && ../$(BIN)/pytest -c ../pyproject.toml --rootdir .. -m slow .
+
+bench: setup
+	mkdir -p build
+	cd benchmarks && ../$(BIN)/pytest -c ../pyproject.toml --rootdir .. --benchmark-only \
+		--benchmark-json=../build/bench_search.json -q bench_search.py
+	$(BIN)/python benchmarks/ratios.py build/bench_search.json
+
+lint: .venv/requirements
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	MYPYPATH=python:. $(BIN)/mypy -p aeppt -p aeppt_ext
+	$(BIN)/clang-format --dry-run --Werror $(NATIVE)
+
+format: .venv/requirements
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(NATIVE)
+
+dist: .venv/requirements
+	rm -rf build/sdist build/elsewhere && mkdir -p build/sdist
+	$(BIN)/python -m build --sdist --no-isolation --outdir build/sdist .
+	AEPPT_BUILD=cpu $(BIN)/pip install -q --no-build-isolation --no-deps --target build/elsewhere \
+		build/sdist/*.tar.gz
+	cd build/elsewhere && PYTHONPATH=. ../../$(BIN)/python -P ../../tests/try_installation.py .
+
+setup: .venv/package
+
+.venv/requirements: requirements.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -r requirements.txt
+	touch $@
+
+# build/lib would keep modules that were removed; build/temp only saves compiling again.
+.venv/package: .venv/requirements setup.py pyproject.toml $(SOURCES)
+	rm -rf build/lib* build/bdist*
+	$(BIN)/pip install -q --no-build-isolation --no-deps --force-reinstall .
+	touch $@

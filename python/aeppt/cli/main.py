@@ -1,0 +1,239 @@
+"""``aeppt demo | fit | protect | audit | info``.
+
+Errors are one line that says what, where and how to mend, with exit code 2; ``--debug`` shows the
+traceback instead. Heavy imports wait until a command needs them.
+"""
+
+from __future__ import annotations
+
+import enum
+import platform
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from aeppt.cli.display import ProgressDisplay, audit_table, protection_summary
+
+app = typer.Typer(
+    name="aeppt",
+    help="Defend a classifier against membership inference by changing only its output.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console(stderr=False)
+
+
+class DataSet(str, enum.Enum):
+    """The data sets of the demonstration."""
+
+    digits = "digits"
+    location = "location"
+
+
+class Direction(str, enum.Enum):
+    """Which rows are moved."""
+
+    both = "both"
+    member = "member"
+
+
+class Space(str, enum.Enum):
+    """Where steps are taken."""
+
+    logit = "logit"
+    prob = "prob"
+
+
+Seed = Annotated[int, typer.Option(help="The same seed gives the same result.")]
+OutputHtml = Annotated[Path, typer.Option(help="Where the report page goes.")]
+OutputJson = Annotated[Path, typer.Option(help="Where the report's figures go.")]
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
+) -> None:
+    # main() reads --debug itself: it must know before a command fails.
+    del debug
+
+
+@app.command()
+def demo(
+    data: Annotated[DataSet, typer.Option(help="digits ships with scikit-learn.")] = DataSet.digits,
+    path: Annotated[
+        Path | None, typer.Option(help="The data set's file; needed for --data location.")
+    ] = None,
+    seed: Seed = 0,
+    html: OutputHtml = Path("report.html"),
+    json: OutputJson = Path("report.json"),
+) -> None:
+    """Train, defend, attack and report, on real data, in a minute."""
+    from aeppt.data import load_digits, load_location
+    from aeppt.evaluation.demonstration import demonstrate
+
+    if data is DataSet.location:
+        if path is None:
+            raise ValueError("--data location needs --path, the file location30.npz or its URL")
+        records = load_location(path)
+    else:
+        records = load_digits()
+    with ProgressDisplay(console) as progress:
+        report, _ = demonstrate(data.value, records, seed, progress.update)
+    _finish(report, html, json)
+
+
+@app.command()
+def fit(
+    predictions: Annotated[Path, typer.Argument(help="Predictions with is_member.")],
+    out: Annotated[Path, typer.Option(help="Where the fitted defense goes.")] = Path(
+        "defense.safetensors"
+    ),
+    direction: Direction = Direction.both,
+    space: Space = Space.logit,
+    step_size: float = 0.3,
+    max_steps: int = 50,
+    margin: float = 0.0,
+    max_l1: Annotated[float | None, typer.Option(help="The most one row may change.")] = None,
+    constant_time: Annotated[bool, typer.Option(help="Every row takes the same work.")] = False,
+    seed: Seed = 0,
+) -> None:
+    """Fit AEPPT on a file of predictions on members and non-members, and save it."""
+    from aeppt import AEPPT
+    from aeppt.data.tables import read_predictions
+
+    known = read_predictions(predictions)
+    defense = AEPPT(
+        direction=direction.value,
+        space=space.value,
+        step_size=step_size,
+        max_steps=max_steps,
+        margin=margin,
+        max_l1=max_l1,
+        constant_time=constant_time,
+        random_state=seed,
+    )
+    with ProgressDisplay(console) as progress:
+        progress.update(f"fitting on {len(known):,} predictions", 0, 0)
+        defense.fit(known.probs, known.is_member)
+    defense.save(out)
+    console.print(f"fitted on {len(known):,} predictions of {known.n_classes} classes: {out}")
+
+
+@app.command()
+def protect(
+    source: Annotated[Path, typer.Argument(help="Predictions to protect.")],
+    destination: Annotated[Path, typer.Argument(help="Where the protected ones go.")],
+    defense: Annotated[Path, typer.Option(help="A saved defense.")],
+) -> None:
+    """Protect a file of predictions; Parquet and CSV are streamed, so they may exceed memory."""
+    from aeppt import load_defense
+    from aeppt.data.tables import count_rows, protect_file
+
+    fitted = load_defense(defense)
+    total = count_rows(source)
+    summary: dict[str, Any] = {}
+
+    def protect_chunk(probs: Any) -> Any:
+        protected, info = fitted.protect(probs, return_info=True)
+        protection_summary(summary, info)
+        return protected
+
+    with ProgressDisplay(console) as progress:
+        rows = protect_file(
+            source,
+            destination,
+            protect_chunk,
+            lambda done: progress.update("protecting rows", done, total or 0),
+        )
+    statuses = ", ".join(f"{count:,} {name}" for name, count in summary["status"].items() if count)
+    console.print(
+        f"{rows:,} rows protected: {destination} ({statuses}; mean L1 change "
+        f"{summary['l1'] / rows:.4f})"
+    )
+
+
+@app.command()
+def audit(
+    target: Annotated[Path, typer.Option(help="Undefended predictions of the target model.")],
+    shadow: Annotated[Path, typer.Option(help="Undefended predictions of a shadow model.")],
+    defense: Annotated[Path, typer.Option(help="The target's saved defense.")],
+    shadow_defense: Annotated[
+        Path | None, typer.Option(help="The attacker's copy; fitted on --shadow if not given.")
+    ] = None,
+    seed: Seed = 0,
+    html: OutputHtml = Path("report.html"),
+    json: OutputJson = Path("report.json"),
+) -> None:
+    """Attack predictions without and with a defense, and report what still leaks."""
+    from aeppt import audit as run_audit
+    from aeppt import load_defense
+    from aeppt.data.tables import read_predictions
+
+    with ProgressDisplay(console) as progress:
+        report = run_audit(
+            read_predictions(target),
+            read_predictions(shadow),
+            load_defense(defense),
+            None if shadow_defense is None else load_defense(shadow_defense),
+            random_state=seed,
+            on_progress=progress.update,
+        )
+    _finish(report, html, json)
+
+
+@app.command()
+def info() -> None:
+    """Say which engine runs, and why."""
+    import torch
+
+    import aeppt
+    from aeppt_ext import ops
+
+    facts = {"aeppt": aeppt.__version__}
+    if ops.compiled is None:
+        facts["engine"] = (
+            f"plain PyTorch, because the compiled extension did not load: {ops.load_error}"
+        )
+    else:
+        sets = ops.compiled.instruction_sets()
+        here = ", ".join(name for name, supported in sorted(sets.items()) if supported)
+        facts["engine"] = f"compiled, {ops.compiled.instruction_set()} (this processor has {here})"
+        facts["compiler"] = ops.compiled.compiler
+        facts["CUDA"] = (
+            f"built for {ops.compiled.cuda_architectures}; this version searches on the CPU only"
+            if ops.compiled.cuda_architectures
+            else "not built"
+        )
+    facts |= {
+        "threads": str(torch.get_num_threads()),
+        "torch": torch.__version__,
+        "Python": f"{platform.python_version()} on {platform.platform()}",
+    }
+    for name, fact in facts.items():
+        console.print(f"[bold]{name:>9}[/]  {fact}", highlight=False, soft_wrap=True)
+
+
+def _finish(report: Any, html: Path, json: Path) -> None:
+    report.to_html(html)
+    report.to_json(json)
+    console.print(audit_table(report))
+    console.print(f"report: {html}   figures: {json}", soft_wrap=True)
+
+
+def main() -> None:
+    """Run the command line; the process ends with its exit code."""
+    debug = "--debug" in sys.argv
+    warnings.simplefilter("default")
+    try:
+        app(args=[argument for argument in sys.argv[1:] if argument != "--debug"])
+    except (OSError, TypeError, ValueError) as error:
+        if debug:
+            raise
+        message = " ".join(str(error).split())
+        Console(stderr=True).print(f"aeppt: {message}", style="red", markup=False, soft_wrap=True)
+        sys.exit(2)

@@ -1,0 +1,59 @@
+"""Labelled records, and their division among the parties of a membership inference experiment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Records:
+    """Features [n, d] float32 and labels [n] int64, 0 to ``n_classes`` - 1."""
+
+    features: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    n_classes: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: NDArray[np.int64]) -> Records:
+        """The records at ``rows``."""
+        return Records(self.features[rows], self.labels[rows], self.n_classes)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Who has which records; no record has two roles.
+
+    The target model trains on ``members``. Its defender knows them, and ``known_non_members``.
+    ``fresh_non_members`` stand for the records that strangers ask about. The attacker trains a
+    shadow model on ``shadow_members`` and knows that ``shadow_non_members`` are none.
+    """
+
+    members: Records
+    known_non_members: Records
+    fresh_non_members: Records
+    shadow_members: Records
+    shadow_non_members: Records
+
+
+def split_records(records: Records, members: int, shadow_members: int, random_state: int) -> Split:
+    """Shuffle, then give each of the target's three parts ``members`` records, the shadow's two
+    ``shadow_members`` each.
+
+    Raises
+    ------
+    ValueError
+        There are too few records.
+    """
+    sizes = [members, members, members, shadow_members, shadow_members]
+    if sum(sizes) > len(records):
+        raise ValueError(f"the split needs {sum(sizes)} records, there are {len(records)}")
+    order = np.random.default_rng(random_state).permutation(len(records))
+    ends = np.cumsum(sizes)
+    return Split(
+        *(records.take(order[end - size : end]) for size, end in zip(sizes, ends, strict=True))
+    )

@@ -1,0 +1,222 @@
+"""Files of predictions: ``.npz``, Parquet and CSV; whole for an audit, in chunks for protection.
+
+``.npz`` holds arrays ``probs`` [n, k], ``labels`` [n] and ``is_member`` [n]. Parquet and CSV have
+columns ``p0`` … ``p{k-1}``, ``label`` and ``is_member``; other columns are carried along untouched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+from numpy.typing import NDArray
+
+from aeppt.files import temporary_beside, write_atomically
+from aeppt.predictions import Predictions
+
+#: Rows are read, protected and written in chunks of about this many probabilities.
+CHUNK_ELEMENTS = 4_000_000
+
+SUFFIXES = (".npz", ".parquet", ".csv")
+
+#: Told after each chunk: how many rows are done.
+OnRows = Callable[[int], None]
+
+
+def read_predictions(path: str | Path) -> Predictions:
+    """Read a whole file of predictions with labels and membership.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        The file is damaged, lacks a column, or a row is not valid; the message names it.
+    """
+    path = _existing(path)
+    if path.suffix == ".npz":
+        columns = _read_npz(path)
+        missing = [name for name in ("probs", "labels", "is_member") if name not in columns]
+        if missing:
+            raise ValueError(f"{path} lacks the array {missing[0]!r}; it has {sorted(columns)}")
+        parts = columns["probs"], columns["labels"], columns["is_member"]
+    else:
+        with _reading(path):
+            table = pa.Table.from_batches(_batches(path))
+            for name in ("label", "is_member"):
+                if name not in table.column_names:
+                    raise ValueError(f"it lacks the column {name!r}")
+            parts = _probabilities(table), *(table[c].to_numpy() for c in ("label", "is_member"))
+    try:
+        return Predictions(*parts)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{path}: {error}") from error
+
+
+def write_predictions(path: str | Path, predictions: Predictions) -> None:
+    """Write a file that :func:`read_predictions` reads; the suffix chooses the format."""
+    path = _writable(path)
+    if path.suffix == ".npz":
+        arrays = {
+            "probs": predictions.probs,
+            "labels": predictions.labels,
+            "is_member": predictions.is_member,
+        }
+        write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
+        return
+    columns: dict[str, Any] = {f"p{j}": column for j, column in enumerate(predictions.probs.T)}
+    columns |= {"label": predictions.labels, "is_member": predictions.is_member.astype(np.int8)}
+    table = pa.table(columns)
+    with temporary_beside(path) as temporary, _writer(path, temporary, table.schema) as writer:
+        writer.write(table)
+
+
+def protect_file(
+    source: str | Path,
+    destination: str | Path,
+    protect: Callable[[NDArray[np.floating]], NDArray[np.floating]],
+    on_rows: OnRows | None = None,
+) -> int:
+    """Protect the probabilities of a file, chunk by chunk, and write them to another.
+
+    Memory stays bounded for Parquet and CSV; an ``.npz`` file is read whole. The destination
+    appears complete or not at all, in the format of its own suffix (Parquet and CSV convert into
+    each other). Returns the number of rows.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As :func:`read_predictions`; rows are counted from the file's first one.
+    """
+    source, destination = _existing(source), _writable(destination)
+    if (source.suffix == ".npz") != (destination.suffix == ".npz"):
+        raise ValueError(f"cannot turn {source.suffix} into {destination.suffix}")
+    tell = on_rows or (lambda rows: None)
+    if source.suffix == ".npz":
+        columns = _read_npz(source)
+        if "probs" not in columns:
+            raise ValueError(f"{source} lacks the array 'probs'; it has {sorted(columns)}")
+        columns["probs"] = _protected(columns["probs"], 0, source, protect)
+        write_atomically(destination, lambda file: np.savez(file, allow_pickle=False, **columns))
+        tell(len(columns["probs"]))
+        return len(columns["probs"])
+
+    done = 0
+    with temporary_beside(destination) as temporary:
+        writer: Any = None
+        try:
+            with _reading(source):
+                for batch in _batches(source):
+                    table = pa.Table.from_batches([batch])
+                    probs = _protected(_probabilities(table), done, source, protect)
+                    for j in range(probs.shape[1]):
+                        at = table.schema.get_field_index(f"p{j}")
+                        table = table.set_column(at, f"p{j}", pa.array(probs[:, j]))
+                    if writer is None:
+                        writer = _writer(destination, temporary, table.schema)
+                    writer.write_table(table)
+                    done += len(table)
+                    tell(done)
+        finally:
+            if writer is not None:
+                writer.close()
+        if writer is None:
+            raise ValueError(f"{source} has no rows")
+    return done
+
+
+def count_rows(path: str | Path) -> int | None:
+    """How many rows a file holds, where that is known without reading it all."""
+    path = _existing(path)
+    if path.suffix == ".parquet":
+        with _reading(path):
+            return int(pa.parquet.read_metadata(path).num_rows)
+    return None
+
+
+def _protected(
+    probs: NDArray[np.floating],
+    first_row: int,
+    source: Path,
+    protect: Callable[[NDArray[np.floating]], NDArray[np.floating]],
+) -> NDArray[np.floating]:
+    try:
+        return protect(probs)
+    except (TypeError, ValueError) as error:
+        offset = f", rows counted from row {first_row} of the file" if first_row else ""
+        raise type(error)(f"{source}{offset}: {error}") from error
+
+
+def _probabilities(table: pa.Table) -> NDArray[np.floating]:
+    """Columns p0 … p{k-1} as one array [n, k]; float32 where all columns are."""
+    k = sum(1 for name in table.column_names if name[:1] == "p" and name[1:].isdigit())
+    names = [f"p{j}" for j in range(k)]
+    missing = [name for name in names if name not in table.column_names]
+    if k < 2 or missing:
+        raise ValueError(
+            f"it lacks the column {(missing or ['p0' if k == 0 else 'p1'])[0]!r}; probabilities "
+            "stand in columns p0, p1, …"
+        )
+    types = {table.schema.field(name).type for name in names}
+    dtype = np.float32 if types == {pa.float32()} else np.float64
+    probs = np.empty((len(table), k), dtype)
+    for j, name in enumerate(names):
+        if not pa.types.is_floating(table.schema.field(name).type) and not pa.types.is_integer(
+            table.schema.field(name).type
+        ):
+            raise ValueError(f"its column {name!r} is not a number but {table[name].type}")
+        probs[:, j] = table[name].to_numpy()
+    return probs
+
+
+def _batches(path: Path) -> Iterator[pa.RecordBatch]:
+    if path.suffix == ".parquet":
+        with pa.parquet.ParquetFile(path) as file:
+            rows = max(1, CHUNK_ELEMENTS // max(1, len(file.schema_arrow)))
+            yield from file.iter_batches(batch_size=rows)
+    else:
+        options = pa.csv.ReadOptions(block_size=16 * CHUNK_ELEMENTS)
+        with pa.csv.open_csv(path, read_options=options) as reader:
+            yield from reader
+
+
+def _writer(path: Path, temporary: Path, schema: pa.Schema) -> Any:
+    kind = pa.parquet.ParquetWriter if path.suffix == ".parquet" else pa.csv.CSVWriter
+    return kind(temporary, schema)
+
+
+def _read_npz(path: Path) -> dict[str, NDArray]:
+    with _reading(path), np.load(path, allow_pickle=False) as file:
+        return dict(file)
+
+
+class _reading(AbstractContextManager):  # noqa: N801, used like a function
+    """Turns every way in which a file can be unreadable into one ValueError that names it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        known = (pa.ArrowException, ValueError, OSError, EOFError, KeyError)
+        if isinstance(error, known) and not str(error).startswith(str(self.path)):
+            raise ValueError(f"{self.path}: cannot read it: {error}") from error
+
+
+def _existing(path: str | Path) -> Path:
+    path = _writable(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    return path
+
+
+def _writable(path: str | Path) -> Path:
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"{path} must end in one of {', '.join(SUFFIXES)}")
+    return path

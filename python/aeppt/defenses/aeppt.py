@@ -1,0 +1,197 @@
+"""AEPPT: perturb each prediction until the defender's own attack model is misled."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from aeppt.defenses.base import OutputDefense, ProtectionInfo
+from aeppt.defenses.substitute import fit_substitute
+from aeppt.predictions import checked_membership, checked_probs
+from aeppt_ext import SearchOptions, SearchResult, perturb_search
+from aeppt_ext.options import OPTION_NAMES
+
+
+class AEPPT(OutputDefense):
+    """Adversarial-example defense of predictions (Xue et al. 2020, arXiv 2011.13696).
+
+    The defender trains a membership inference model, the *substitute*, and moves each probability
+    vector, as one crafts an adversarial example, until the substitute is misled. The predicted
+    label never changes, and the model is not retrained. Reconstructed from the paper's abstract;
+    ``docs/design.md`` defines every step.
+
+    Parameters
+    ----------
+    step_size : float
+        Length of a step: in nats for ``space="logit"``, in probability for ``space="prob"``.
+    max_steps : int
+        The most gradient steps a row takes.
+    direction : {"both", "member"}
+        ``member`` moves the rows on the members' side to the border (the paper's defense);
+        ``both`` moves the others there too, so that all rows look alike to the substitute.
+    space : {"logit", "prob"}
+        Whether steps are added to the logarithms of the probabilities or to the probabilities.
+    norm : {"linf", "l2"}
+        The norm that measures a step.
+    features : {"sorted", "raw", "top3"}
+        What the substitute sees of a row.
+    hidden : tuple of int
+        Widths of the substitute's hidden layers.
+    border : float in [0, 1] or None
+        Where the substitute's border lies, as a quantile of the members' scores. At 0.5 half of the
+        members are beyond it: members change little, and non-members come to look like the median
+        member. None leaves the border where the trained substitute has it, as in the paper.
+    margin : float
+        How far past the border a row must go, in units of the substitute's logit.
+    tie_gap : float
+        The label's probability stays at least this much above every other; at least 1e-6.
+    refine_steps : int
+        Bisections that shorten a successful move.
+    max_l1 : float or None
+        The most that one row may change, as the sum of absolute differences.
+    constant_time : bool
+        Every row takes the work of the slowest, so that response time tells nothing.
+    on_invalid : {"raise", "passthrough"}
+        What to do with a row that is not a probability vector.
+    random_state : int
+        Seed of the substitute's training; the same seed gives the same defense.
+
+    Attributes
+    ----------
+    module_ : torch.nn.Module
+        The fitted search; moves between devices with ``.to``.
+    n_features_in_ : int
+        The number of classes, k.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> members, others = rng.dirichlet([9, 1, 1], 200), rng.dirichlet([4, 2, 2], 200)
+    >>> defense = AEPPT().fit(np.concatenate([members, others]), [1] * 200 + [0] * 200)
+    >>> defense.protect(members).shape
+    (200, 3)
+    """
+
+    def __init__(
+        self,
+        step_size: float = 0.3,
+        max_steps: int = 50,
+        direction: Literal["both", "member"] = "both",
+        space: Literal["logit", "prob"] = "logit",
+        norm: Literal["linf", "l2"] = "linf",
+        features: Literal["sorted", "raw", "top3"] = "sorted",
+        hidden: tuple[int, ...] = (256, 128, 64),
+        border: float | None = 0.5,
+        margin: float = 0.0,
+        tie_gap: float = 1e-6,
+        refine_steps: int = 10,
+        max_l1: float | None = None,
+        constant_time: bool = False,
+        on_invalid: Literal["raise", "passthrough"] = "raise",
+        random_state: int = 0,
+    ) -> None:
+        self.step_size = step_size
+        self.max_steps = max_steps
+        self.direction = direction
+        self.space = space
+        self.norm = norm
+        self.features = features
+        self.hidden = hidden
+        self.border = border
+        self.margin = margin
+        self.tie_gap = tie_gap
+        self.refine_steps = refine_steps
+        self.max_l1 = max_l1
+        self.constant_time = constant_time
+        self.on_invalid = on_invalid
+        self.random_state = random_state
+
+    def fit(self, probs: ArrayLike, is_member: ArrayLike) -> Self:
+        """Train the substitute.
+
+        Parameters
+        ----------
+        probs : array [n, k], float32 or float64
+            The model's predictions on records of its training set and on records outside it, best
+            in equal numbers. Tensors are read as arrays.
+        is_member : array [n], bool or 0/1
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            A row, a parameter or a shape is not valid, or one of the two sides is empty.
+        """
+        rows = checked_probs(_as_array(probs))
+        membership = checked_membership(_as_array(is_member), len(rows))
+        if membership.all() or not membership.any():
+            raise ValueError(
+                f"fit needs members and non-members, got {int(membership.sum())} members "
+                f"of {len(rows)} records"
+            )
+        if self.border is not None and not 0 <= self.border <= 1:
+            raise ValueError(f"border must be in [0, 1] or None, got {self.border!r}")
+        if not all(isinstance(width, int) and width > 0 for width in self.hidden):
+            raise ValueError(f"hidden must be positive integers, got {self.hidden!r}")
+        options = self._options()
+        weights, biases = fit_substitute(
+            rows, membership, self.features, tuple(self.hidden), self.border, self.random_state
+        )
+        self.module_ = PerturbationSearch(weights, biases, options)
+        self.n_features_in_ = rows.shape[1]
+        return self
+
+    def build_module(self, tensors: dict[str, Tensor]) -> PerturbationSearch:
+        """The search on a saved substitute (see :meth:`OutputDefense.build_module`)."""
+        layers = len(self.hidden) + 1
+        weights = [tensors[f"weight_{layer}"] for layer in range(layers)]
+        biases = [tensors[f"bias_{layer}"] for layer in range(layers)]
+        return PerturbationSearch(weights, biases, self._options())
+
+    def _protect(self, probs: Tensor) -> tuple[Tensor, ProtectionInfo]:
+        assert isinstance(self.module_, PerturbationSearch)
+        result = self.module_.search(probs)
+        return result.probs, ProtectionInfo(*result[1:])
+
+    def _options(self) -> SearchOptions:
+        return SearchOptions(**{name: getattr(self, name) for name in OPTION_NAMES})
+
+
+class PerturbationSearch(nn.Module):
+    """The fitted search as a module: probabilities [n, k] in, protected ones out.
+
+    The substitute's layers are buffers, so they move with the module. Rows in float64 are searched
+    in float64.
+    """
+
+    def __init__(self, weights: list[Tensor], biases: list[Tensor], options: SearchOptions) -> None:
+        super().__init__()
+        self.options = options
+        self.layers = len(weights)
+        for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+            self.register_buffer(f"weight_{layer}", weight)
+            self.register_buffer(f"bias_{layer}", bias)
+
+    def search(self, probs: Tensor) -> SearchResult:
+        """The search's whole answer for ``probs`` [n, k]."""
+        buffers: dict[str, Any] = dict(self.named_buffers())
+        weights = [buffers[f"weight_{layer}"].to(probs.dtype) for layer in range(self.layers)]
+        biases = [buffers[f"bias_{layer}"].to(probs.dtype) for layer in range(self.layers)]
+        return perturb_search(probs, weights, biases, self.options)
+
+    def forward(self, probs: Tensor) -> Tensor:
+        """Protected probabilities [n, k]."""
+        return self.search(probs).probs
+
+
+def _as_array(values: ArrayLike) -> ArrayLike:
+    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)

@@ -1,0 +1,133 @@
+"""What every defense of a classifier's output is: an estimator that fits, protects and saves.
+
+A defense keeps its fitted state in ``module_``, a ``torch.nn.Module`` from probabilities to
+protected probabilities, so that it can move between devices, be compiled and be saved as tensors.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar, overload
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from safetensors.torch import save
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from aeppt.files import write_atomically
+
+Array = TypeVar("Array", NDArray[np.floating], Tensor)
+
+#: Written into every saved defense; a reader refuses a format it does not know.
+FORMAT = "aeppt.defense"
+FORMAT_VERSION = 1
+
+
+class ProtectionInfo(NamedTuple):
+    """What a defense did to each row; arrays of the kind that was protected."""
+
+    status: Any  # [n] int8, values of aeppt.Status
+    steps: Any  # [n] int32, gradient steps taken
+    score_before: Any  # [n], substitute logit at the given row; above zero is the member's side
+    score_after: Any  # [n], substitute logit at the returned row
+    l1: Any  # [n], sum of absolute changes
+
+
+class OutputDefense(BaseEstimator, ABC):
+    """Base of the defenses that change only a model's probability vectors.
+
+    Subclasses follow scikit-learn's estimator rules: ``__init__`` stores its arguments, ``fit``
+    checks them, sets ``module_`` and ``n_features_in_`` (the number of classes), and returns self.
+    """
+
+    module_: nn.Module
+    n_features_in_: int
+
+    @abstractmethod
+    def fit(self, probs: ArrayLike, is_member: ArrayLike) -> Self:
+        """Learn from predictions [n, k] on known members and non-members ([n] 0/1)."""
+
+    @abstractmethod
+    def build_module(self, tensors: dict[str, Tensor]) -> nn.Module:
+        """The module that ``tensors`` (a module's state) belong to, for these parameters."""
+
+    def _protect(self, probs: Tensor) -> tuple[Tensor, ProtectionInfo]:
+        """Protected rows [n, k] and what was done to them."""
+        raise NotImplementedError
+
+    @overload
+    def protect(self, probs: Array) -> Array: ...
+    @overload
+    def protect(self, probs: Array, *, return_info: bool) -> Any: ...
+    def protect(self, probs: Any, *, return_info: bool = False) -> Any:
+        """Protected predictions, of the same kind, dtype, device and shape as given.
+
+        Parameters
+        ----------
+        probs : ndarray or Tensor [n, k], float32 or float64
+            Probability vectors.
+        return_info : bool
+            Also return what was done to each row.
+
+        Returns
+        -------
+        ndarray or Tensor [n, k], or a pair of it and :class:`ProtectionInfo`
+
+        Raises
+        ------
+        ValueError
+            A row is not a probability vector (the message names it), or has another number of
+            classes than the defense was fitted on.
+        TypeError
+            The dtype is neither float32 nor float64.
+        sklearn.exceptions.NotFittedError
+            The defense was not fitted.
+        """
+        check_is_fitted(self, "module_")
+        given_tensor = isinstance(probs, Tensor)
+        rows = probs.detach() if given_tensor else _as_tensor(probs)
+        if rows.ndim != 2 or rows.shape[1] != self.n_features_in_:
+            raise ValueError(
+                f"probs must be [n, {self.n_features_in_}], as this defense was fitted on "
+                f"{self.n_features_in_} classes; got {list(rows.shape)}"
+            )
+        protected, info = self._protect(rows)
+        if not given_tensor:
+            protected = protected.numpy()
+            info = ProtectionInfo(*(column.numpy() for column in info))
+        return (protected, info) if return_info else protected
+
+    def transform(self, probs: Array) -> Array:
+        """The same as :meth:`protect`."""
+        return self.protect(probs)
+
+    def save(self, path: str | Path) -> None:
+        """Write the fitted defense as safetensors, its parameters as JSON metadata; atomically.
+
+        :func:`aeppt.load_defense` reads it back. Nothing in the file is executable.
+        """
+        check_is_fitted(self, "module_")
+        tensors = {name: t.cpu().contiguous() for name, t in self.module_.state_dict().items()}
+        metadata = {
+            "format": FORMAT,
+            "format_version": str(FORMAT_VERSION),
+            "defense": type(self).__name__,
+            "n_classes": str(self.n_features_in_),
+            "parameters": json.dumps(self.get_params()),
+        }
+        content = save(tensors, metadata=metadata)
+        write_atomically(path, lambda file: file.write(content))
+
+
+def _as_tensor(probs: ArrayLike) -> Tensor:
+    array = np.ascontiguousarray(probs)
+    if array.dtype not in (np.float32, np.float64):
+        raise TypeError(f"probs must be float32 or float64, got {array.dtype}")
+    # A read-only array is copied: torch has no notion of read-only memory.
+    return torch.from_numpy(array if array.flags.writeable else array.copy())

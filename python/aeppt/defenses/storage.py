@@ -1,0 +1,58 @@
+"""Reading a saved defense back; every way in which a file can be wrong has its own message."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from aeppt.defenses.aeppt import AEPPT
+from aeppt.defenses.base import FORMAT, FORMAT_VERSION, OutputDefense
+
+DEFENSES: dict[str, type[OutputDefense]] = {"AEPPT": AEPPT}
+
+
+def load_defense(path: str | Path) -> OutputDefense:
+    """Read a defense that :meth:`~aeppt.defenses.OutputDefense.save` wrote.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        The file is damaged, is not a saved defense, or was written by a later version.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no defense at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is damaged, cut short or not a safetensors file ({error})"
+        ) from error
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"{path} is a safetensors file, but not a saved aeppt defense")
+    if metadata.get("format_version") != str(FORMAT_VERSION):
+        raise ValueError(
+            f"{path} has format version {metadata.get('format_version')}, this aeppt reads "
+            f"{FORMAT_VERSION}; use the version of aeppt that wrote it"
+        )
+    name = metadata.get("defense")
+    if name not in DEFENSES:
+        raise ValueError(f"{path} holds the defense {name!r}; known are {sorted(DEFENSES)}")
+    try:
+        parameters = json.loads(metadata["parameters"])
+        defense = DEFENSES[name](
+            **{key: tuple(v) if isinstance(v, list) else v for key, v in parameters.items()}
+        )
+        defense.module_ = defense.build_module(tensors)
+        defense.n_features_in_ = int(metadata["n_classes"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is a damaged aeppt defense ({type(error).__name__}: {error})"
+        ) from error
+    return defense

@@ -1,0 +1,91 @@
+"""The whole method on real data: train, defend, attack, report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from aeppt.data import Records, split_records
+from aeppt.defenses import AEPPT
+from aeppt.evaluation.harness import Progress, audit
+from aeppt.evaluation.results import AuditReport
+from aeppt.models import predict_probs, train_classifier
+from aeppt.predictions import Predictions
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How large the training sets are, and how long the models train on them.
+
+    Small training sets and many epochs, so that the models overfit, as real ones on scarce
+    confidential data do.
+    """
+
+    members: int
+    shadow_members: int
+    hidden: tuple[int, ...]
+    epochs: int
+
+
+#: On Location, the sizes of the MemGuard paper's released code.
+SETUPS = {
+    "digits": Setup(members=200, shadow_members=200, hidden=(512,), epochs=200),
+    "location": Setup(members=1000, shadow_members=500, hidden=(256,), epochs=100),
+}
+
+
+def demonstrate(
+    name: str, records: Records, random_state: int = 0, on_progress: Progress | None = None
+) -> tuple[AuditReport, AEPPT]:
+    """Train a target and a shadow model on ``records``, defend the target, and audit it.
+
+    Parameters
+    ----------
+    name : {"digits", "location"}
+        Which of :data:`SETUPS` to use.
+    records : Records
+    random_state : int
+        Seed of the split, of both models, of the defense and of the attacks.
+
+    Returns
+    -------
+    AuditReport
+    AEPPT
+        The fitted defense.
+    """
+    setup = SETUPS[name]
+    split = split_records(records, setup.members, setup.shadow_members, random_state)
+    target_seed, shadow_seed = np.random.SeedSequence(random_state).generate_state(2).tolist()
+    tell = on_progress or (lambda what, done, total: None)
+
+    def train(which: str, part: Records, seed: int) -> nn.Module:
+        def on_epoch(done: int) -> None:
+            tell(f"training the {which} model", done, setup.epochs)
+
+        return train_classifier(part, setup.hidden, setup.epochs, seed, on_epoch)
+
+    target = train("target", split.members, target_seed)
+    shadow = train("shadow", split.shadow_members, shadow_seed)
+    known = predictions_on(target, split.members, split.known_non_members)
+    tell("fitting the defense", 0, 1)
+    defense = AEPPT(random_state=random_state).fit(known.probs, known.is_member)
+    report = audit(
+        target=predictions_on(target, split.members, split.fresh_non_members),
+        shadow=predictions_on(shadow, split.shadow_members, split.shadow_non_members),
+        defense=defense,
+        random_state=random_state,
+        title=f"AEPPT on {name}",
+        on_progress=on_progress,
+    )
+    return report, defense
+
+
+def predictions_on(model: nn.Module, members: Records, others: Records) -> Predictions:
+    """The model's predictions on records of its training set and on others."""
+    return Predictions(
+        np.concatenate([predict_probs(model, part.features) for part in (members, others)]),
+        np.concatenate([members.labels, others.labels]),
+        np.repeat([True, False], [len(members), len(others)]),
+    )
