@@ -9,7 +9,7 @@ from aeppt.defenses import AEPPT, load_defense
 from aeppt.evaluation import audit
 from aeppt.models import ProtectedClassifier, ProtectedFunction, ProtectedModel
 from aeppt.predictions import Predictions
-from aeppt.version import VERSION as __version__
+from aeppt.version import __version__
 from aeppt_ext import Status
 
 __all__ = [

@@ -29,9 +29,9 @@ def temporary_beside(path: str | Path) -> Iterator[Path]:
 
 def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
     """Let ``write`` fill a temporary file, then rename it to ``path``."""
-    with temporary_beside(path) as temporary:
-        with temporary.open("wb") as file:  # closed, so flushed, before the rename
-            write(file)
+    # The file is closed, and so flushed, before the outer context renames it.
+    with temporary_beside(path) as temporary, temporary.open("wb") as file:
+        write(file)
 
 
 def _umask() -> int:

@@ -3,6 +3,6 @@
 from importlib.metadata import PackageNotFoundError, version
 
 try:
-    VERSION = version("aeppt")
+    __version__ = version("aeppt")
 except PackageNotFoundError:  # imported from a source tree that was never installed
-    VERSION = "unknown"
+    __version__ = "unknown"

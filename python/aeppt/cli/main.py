@@ -196,9 +196,7 @@ def info() -> None:
 
     facts = {"aeppt": aeppt.__version__}
     if ops.compiled is None:
-        facts["engine"] = (
-            f"plain PyTorch, because the compiled extension did not load: {ops.load_error}"
-        )
+        facts["engine"] = f"plain PyTorch; the compiled extension did not load: {ops.load_error}"
     else:
         sets = ops.compiled.instruction_sets()
         here = ", ".join(name for name, supported in sorted(sets.items()) if supported)

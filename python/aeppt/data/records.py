@@ -41,8 +41,9 @@ class Split:
 
 
 def split_records(records: Records, members: int, shadow_members: int, random_state: int) -> Split:
-    """Shuffle, then give each of the target's three parts ``members`` records, the shadow's two
-    ``shadow_members`` each.
+    """Shuffle, then deal: ``members`` records to each of the target's three parts.
+
+    The shadow's two parts get ``shadow_members`` records each.
 
     Raises
     ------

@@ -57,9 +57,9 @@ class OutputDefense(BaseEstimator, ABC):
     def build_module(self, tensors: dict[str, Tensor]) -> nn.Module:
         """The module that ``tensors`` (a module's state) belong to, for these parameters."""
 
+    @abstractmethod
     def _protect(self, probs: Tensor) -> tuple[Tensor, ProtectionInfo]:
         """Protected rows [n, k] and what was done to them."""
-        raise NotImplementedError
 
     @overload
     def protect(self, probs: Array) -> Array: ...
@@ -98,10 +98,10 @@ class OutputDefense(BaseEstimator, ABC):
                 f"{self.n_features_in_} classes; got {list(rows.shape)}"
             )
         protected, info = self._protect(rows)
-        if not given_tensor:
-            protected = protected.numpy()
-            info = ProtectionInfo(*(column.numpy() for column in info))
-        return (protected, info) if return_info else protected
+        if given_tensor:
+            return (protected, info) if return_info else protected
+        arrays = ProtectionInfo(*(column.numpy() for column in info))
+        return (protected.numpy(), arrays) if return_info else protected.numpy()
 
     def transform(self, probs: Array) -> Array:
         """The same as :meth:`protect`."""

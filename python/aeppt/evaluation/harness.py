@@ -15,7 +15,7 @@ from aeppt.defenses import OutputDefense, ProtectionInfo
 from aeppt.evaluation.metrics import attack_metrics, calibration_error, share
 from aeppt.evaluation.results import AttackOutcome, AuditReport, Setting, Utility
 from aeppt.predictions import Predictions
-from aeppt.version import VERSION
+from aeppt.version import __version__
 from aeppt_ext import Status, ops
 
 #: Told before each piece of work: what comes, how many pieces are done, how many there are.
@@ -132,7 +132,7 @@ def _facts(target: Predictions, shadow: Predictions, random_state: int) -> dict[
         f"{int((~shadow.is_member).sum())} non-members",
         "classes": str(target.n_classes),
         "random state": str(random_state),
-        "aeppt": VERSION,
+        "aeppt": __version__,
         "engine": "compiled" if ops.compiled is not None else "plain PyTorch",
         "torch": torch.__version__,
         "Python": platform.python_version(),

@@ -7,6 +7,7 @@ given: intervals tell how the figure would vary over other records, not over oth
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ METRICS = {
 }
 
 
-def share(hits: int, total: int, method: str = "wilson") -> Estimate:
+def share(hits: int, total: int, method: Literal["wilson", "exact"] = "wilson") -> Estimate:
     """``hits`` of ``total`` with its Wilson (or ``"exact"``, Clopper-Pearson) interval."""
     if total == 0:
         return Estimate(math.nan, math.nan, math.nan)

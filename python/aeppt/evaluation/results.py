@@ -1,4 +1,4 @@
-"""What an audit found: every attack in every setting, with intervals, and the price of the defense."""
+"""What an audit found: every attack in every setting, and the price of the defense."""
 
 from __future__ import annotations
 
