@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from importlib import import_module
 from types import ModuleType
 
 import torch
@@ -41,9 +42,7 @@ def _reference_op(
 def _load() -> None:
     global compiled, load_error
     try:
-        from . import _C
-
-        compiled = _C
+        compiled = import_module("aeppt_ext._C")
         return
     except ImportError as error:
         load_error = f"{type(error).__name__}: {error}"
