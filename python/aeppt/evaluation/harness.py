@@ -105,7 +105,7 @@ def audit(
         outcomes=tuple(outcomes),
         floor=attack_metrics(label_only, target.is_member)["balanced_accuracy"],
         utility=_utility(target, protected, info),
-        facts=_facts(target, shadow, random_state),
+        facts=_facts(target, shadow, defense, random_state),
     )
 
 
@@ -124,13 +124,16 @@ def _utility(target: Predictions, protected: Predictions, info: ProtectionInfo) 
     )
 
 
-def _facts(target: Predictions, shadow: Predictions, random_state: int) -> dict[str, str]:
+def _facts(
+    target: Predictions, shadow: Predictions, defense: OutputDefense, random_state: int
+) -> dict[str, str]:
     others = int((~target.is_member).sum())
     facts = {
         "target records": f"{int(target.is_member.sum())} members, {others} non-members",
         "shadow records": f"{int(shadow.is_member.sum())} members, "
         f"{int((~shadow.is_member).sum())} non-members",
         "classes": str(target.n_classes),
+        "defense parameters": ", ".join(f"{k}={v!r}" for k, v in defense.get_params().items()),
         "random state": str(random_state),
         "aeppt": __version__,
         "engine": "compiled" if ops.compiled is not None else "plain PyTorch",

@@ -1,0 +1,296 @@
+"""The figures of an audit's report: attacks, ROC curves, scores, distortion, calibration.
+
+Every function takes arrays or audit results and returns a Figure of its own; nothing goes through
+pyplot, and the user's matplotlib settings do not reach in. A setting has the same colour, line and
+marker everywhere; the palette survives colour blindness and grey print. What is drawn in ``INK``
+may be recoloured to fit the page around it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from io import StringIO
+from typing import Any
+
+import matplotlib.style
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullLocator
+from numpy.typing import NDArray
+from sklearn.metrics import roc_curve
+
+from aeppt.evaluation.metrics import CALIBRATION_BINS
+from aeppt.evaluation.results import SETTINGS, AttackOutcome, Estimate, Setting
+
+INK = "#20242b"
+PROTECTED = "#8e5bb5"
+COLOURS: dict[Setting, str] = {"undefended": "#737b87", "static": "#1f83c9", "adaptive": "#d55e00"}
+LINES: dict[Setting, str] = {"undefended": "-", "static": "--", "adaptive": "-"}
+WIDTHS: dict[Setting, float] = {"undefended": 1.4, "static": 1.5, "adaptive": 2.0}
+MARKERS: dict[Setting, str] = {"undefended": "o", "static": "s", "adaptive": "D"}
+
+CURVE_POINTS = 300
+MOST_BINS = 40
+LEAST_L1 = 1e-6  # smaller changes are rounding, and drawn there
+
+_GUESSING: dict[str, Any] = {"color": INK, "linewidth": 0.9, "linestyle": ":"}
+
+_styled = matplotlib.style.context(
+    [
+        "default",
+        {
+            "figure.constrained_layout.use": True,
+            "font.size": 8.0,
+            "legend.fontsize": 8.0,
+            "legend.frameon": False,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.axisbelow": True,
+            "axes.grid": True,
+            "grid.color": INK,
+            "grid.alpha": 0.12,
+            "grid.linewidth": 0.6,
+            "text.color": INK,
+            "text.parse_math": False,
+            "axes.edgecolor": INK,
+            "axes.labelcolor": INK,
+            "xtick.color": INK,
+            "ytick.color": INK,
+            "svg.fonttype": "none",
+            "svg.hashsalt": "aeppt",
+        },
+    ]
+)
+
+
+@_styled
+def balanced_accuracies(outcomes: Sequence[AttackOutcome], floor: Estimate) -> Figure:
+    """Balanced accuracy of every attack in every setting, with intervals, beside the floor.
+
+    Parameters
+    ----------
+    outcomes : sequence of AttackOutcome
+        Those whose balanced accuracy is missing or undefined are left out.
+    floor : Estimate
+        Balanced accuracy of the label-only attack.
+    """
+    attacks = list(dict.fromkeys(outcome.attack for outcome in outcomes))
+    figure = Figure(figsize=(4.2, 0.95 + 0.58 * len(attacks)))
+    axes = figure.subplots()
+    for lane, setting in enumerate(SETTINGS):
+        shown = [
+            (attacks.index(outcome.attack) + 0.17 * lane, outcome.metrics["balanced_accuracy"])
+            for outcome in outcomes
+            if outcome.setting == setting and "balanced_accuracy" in outcome.metrics
+        ]
+        if not shown:
+            continue
+        values = np.array([estimate.value for _, estimate in shown])
+        ends = np.array([[estimate.low, estimate.high] for _, estimate in shown])  # [attacks, 2]
+        axes.errorbar(
+            values,
+            [y for y, _ in shown],
+            xerr=np.abs(ends.T - values),
+            color=COLOURS[setting],
+            marker=MARKERS[setting],
+            markersize=4,
+            linestyle="",
+            linewidth=1.5,
+            label=setting,
+        )
+    if np.isfinite(floor.value):
+        axes.axvline(floor.value, color=INK, linewidth=1.2, zorder=1, label="label-only floor")
+        axes.axvspan(floor.low, floor.high, color=INK, alpha=0.12, linewidth=0, zorder=0)
+    axes.axvline(0.5, zorder=1, label="guessing", **_GUESSING)
+    for y, attack in enumerate(attacks):
+        axes.text(
+            0.0, y - 0.13, attack, transform=axes.get_yaxis_transform(), va="bottom", clip_on=True
+        )
+    axes.set_ylim(len(attacks) - 0.5, -0.5)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.xaxis.set_major_formatter(FuncFormatter(_percent))
+    axes.set_xlabel("balanced accuracy")
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+@_styled
+def roc_curves(is_member: NDArray[np.bool_], outcomes: Iterable[AttackOutcome]) -> Figure:
+    """ROC curves of one attack, one per setting, on logarithmic axes.
+
+    Parameters
+    ----------
+    is_member : array [n], bool
+        Must hold both members and non-members.
+    outcomes : sequence of AttackOutcome
+        Their scores are [n], finite.
+    """
+    start = 1 / np.count_nonzero(~is_member)  # the smallest rate that can be seen
+    rates = np.geomspace(start, 1, CURVE_POINTS)
+    figure = Figure(figsize=(3.4, 3.0))
+    axes = figure.subplots()
+    axes.plot(rates, rates, **_GUESSING)
+    for outcome in outcomes:
+        false, true, _ = roc_curve(is_member, outcome.scores)
+        axes.plot(
+            rates,
+            np.interp(rates, false, true),
+            color=COLOURS[outcome.setting],
+            linestyle=LINES[outcome.setting],
+            linewidth=WIDTHS[outcome.setting],
+            label=outcome.setting,
+        )
+    lowest = min(start, 0.1)
+    axes.set(xscale="log", yscale="log", xlim=(lowest, 1), ylim=(lowest, 1.05))
+    axes.set(xlabel="false positive rate", ylabel="true positive rate")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(_percent))
+        axis.set_minor_locator(NullLocator())
+    figure.legend(loc="outside upper center", ncols=3)
+    return figure
+
+
+@_styled
+def score_histogram(is_member: NDArray[np.bool_], scores: NDArray, setting: Setting) -> Figure:
+    """How an attack's scores lie for members and for non-members, each as a share of its side.
+
+    Parameters
+    ----------
+    is_member : array [n], bool
+    scores : array [n]
+        Above zero the attack says "member". The outermost 0.5 % on either side are drawn at the
+        edge.
+    setting : Setting
+        Gives the colour.
+    """
+    low, high = np.quantile(scores, [0.005, 0.995])
+    low, high = min(low, 0.0), max(high, 0.0)
+    if low == high:
+        low, high = -1.0, 1.0
+    figure = Figure(figsize=(3.4, 2.6))
+    axes = figure.subplots()
+    axes.axvline(0, **_GUESSING)
+    edges = np.linspace(low, high, _bins(len(scores)) + 1)
+    _draw_sides(axes, np.clip(scores, low, high), is_member, edges, COLOURS[setting])
+    axes.set_xlabel("attack score (above 0: “member”)")
+    figure.legend(loc="outside upper center", ncols=2)
+    return figure
+
+
+@_styled
+def distortion_histogram(is_member: NDArray[np.bool_], l1: NDArray) -> Figure:
+    """How far the defense moved the rows, on a logarithmic axis; rows left alone are counted apart.
+
+    Parameters
+    ----------
+    is_member : array [n], bool
+    l1 : array [n]
+        Sum of absolute changes per row, 0 to 2.
+    """
+    figure = Figure(figsize=(4.2, 3.7))
+    axes = figure.subplots()
+    moved = np.where(l1 > 0, np.clip(l1, LEAST_L1, 2.0), 0.0)  # [n]
+    if moved.any():
+        first, last = np.floor(np.log10([moved[moved > 0].min(), moved.max()]))
+        edges = np.geomspace(10.0**first, min(10.0 ** (last + 1), 2.0), _bins(len(l1)) + 1)
+        unchanged = [
+            np.mean(l1[side] == 0) if side.any() else 0 for side in (is_member, ~is_member)
+        ]
+        notes = [f" ({_percent(share)} unchanged)" for share in unchanged]
+        _draw_sides(axes, moved, is_member, edges, PROTECTED, notes)
+        axes.set(xscale="log", xlim=(edges[0], edges[-1]))
+        axes.xaxis.set_major_formatter(FuncFormatter(_plain))
+        figure.legend(loc="outside upper center", ncols=1)
+    else:
+        axes.text(0.5, 0.5, "no row was changed", transform=axes.transAxes, ha="center")
+        axes.set(xticks=[], yticks=[])
+    axes.set_xlabel("L1 distance between the row before and after")
+    return figure
+
+
+@_styled
+def reliability_diagram(before: NDArray, after: NDArray, labels: NDArray[np.int64]) -> Figure:
+    """Accuracy against confidence before and after the defense; below, where the rows lie.
+
+    Parameters
+    ----------
+    before, after : array [n, k]
+        Probability vectors; the largest entry is the confidence.
+    labels : array [n], integer
+        True classes.
+    """
+    figure = Figure(figsize=(4.2, 3.7))
+    curve, shares = figure.subplots(2, height_ratios=(3, 1), sharex=True)
+    curve.plot([0, 1], [0, 1], label="perfect calibration", **_GUESSING)
+    edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
+    for probs, name, colour, marker, line in (
+        (before, "before", COLOURS["undefended"], "o", "-"),
+        (after, "after", PROTECTED, "s", "--"),
+    ):
+        confidence = probs.max(1)
+        bins = np.clip(np.digitize(confidence, edges) - 1, 0, CALIBRATION_BINS - 1)  # [n]
+        rows = np.bincount(bins, minlength=CALIBRATION_BINS)  # [bins]
+        used = rows > 0
+        mean_confidence = np.bincount(bins, confidence, CALIBRATION_BINS)[used] / rows[used]
+        accuracy = np.bincount(bins, probs.argmax(1) == labels, CALIBRATION_BINS)[used] / rows[used]
+        curve.plot(
+            mean_confidence,
+            accuracy,
+            color=colour,
+            marker=marker,
+            markersize=4,
+            linestyle=line,
+            linewidth=1.5,
+            label=name,
+        )
+        shares.stairs(rows / len(probs), edges, color=colour, linestyle=line, linewidth=1.5)
+    curve.set(xlim=(0, 1), ylim=(0, 1.03), ylabel="accuracy")
+    figure.legend(loc="outside upper center", ncols=3)
+    shares.set(xlabel="confidence (largest probability)", ylabel="share of rows")
+    for axis in (curve.yaxis, shares.xaxis, shares.yaxis):
+        axis.set_major_formatter(FuncFormatter(_percent))
+    return figure
+
+
+@_styled
+def to_svg(figure: Figure) -> str:
+    """The figure as SVG text without a date; the same figure gives the same text."""
+    file = StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+    return file.getvalue()
+
+
+def _draw_sides(
+    axes: Axes,
+    values: NDArray,
+    is_member: NDArray[np.bool_],
+    edges: NDArray,
+    colour: str,
+    notes: Sequence[str] = ("", ""),
+) -> None:
+    """Members as a filled histogram, non-members as a line, each as a share of its own rows."""
+    sides: tuple[tuple[NDArray[np.bool_], str, dict[str, Any]], ...] = (
+        (is_member, "members" + notes[0], {"color": colour, "alpha": 0.55, "fill": True}),
+        (~is_member, "non-members" + notes[1], {"color": INK, "linewidth": 1.2}),
+    )
+    for side, name, look in sides:
+        counts, _ = np.histogram(values[side], edges)
+        axes.stairs(counts / max(np.count_nonzero(side), 1), edges, label=name, **look)
+    axes.set_ylabel("share of rows")
+    axes.yaxis.set_major_formatter(FuncFormatter(_percent))
+
+
+def _bins(n: int) -> int:
+    return min(MOST_BINS, max(5, math.isqrt(n)))
+
+
+def _percent(value: float, _position: int | None = None) -> str:
+    return f"{100 * value:.3g}\u202f%"
+
+
+def _plain(value: float, _position: int | None = None) -> str:
+    return f"{value:g}"
