@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -16,7 +17,8 @@ from aeppt.evaluation.metrics import METRICS
 from aeppt.evaluation.results import SETTINGS, AuditReport, Estimate
 from aeppt_ext import Status
 
-SHOWN = ("balanced_accuracy", "precision", "recall", "auc", "tpr_at_1_percent_fpr")
+#: Width of one column of "50.0 [45–55]" and of the settings, with their padding.
+COLUMN_WIDTH = 15
 
 
 class ProgressDisplay:
@@ -50,37 +52,37 @@ class ProgressDisplay:
         self.progress.update(self.task, description=what, completed=done, total=total or None)
 
 
-def audit_table(report: AuditReport) -> Table:
-    """Every attack in every setting, the label-only floor, and the defense's price below."""
+def audit_table(report: AuditReport, width: int) -> Table:
+    """Every attack in every setting beside the label-only floor, and the defense's price below.
+
+    The metrics come in the order of :data:`METRICS`, as many as fit in ``width`` characters.
+    """
     utility = report.utility
     table = Table(
-        title=report.title,
+        title=f"{report.title} (per cent, with 95 % intervals)",
         caption=(
-            f"Intervals are 95 %. Label-only floor: balanced accuracy "
-            f"{_percent(report.floor)}; no defense that keeps labels goes below it.\n"
-            f"Accuracy {utility.accuracy.value:.2%} before, "
-            f"{utility.accuracy_protected.value:.2%} after. Mean L1 change: members "
-            f"{utility.l1_members:.4f}, non-members {utility.l1_non_members:.4f}.\n"
+            f"Label-only floor: {_per_cent(report.floor)} balanced accuracy; no defense that "
+            "keeps labels goes below it.\n"
             "static: the attacker does not know the defense; adaptive: trained on outputs of an "
-            "own copy of it."
+            "own copy of it.\n"
+            f"Model accuracy {utility.accuracy.value:.2%} before, "
+            f"{utility.accuracy_protected.value:.2%} after. Mean L1 change: members "
+            f"{utility.l1_members:.4f}, non-members {utility.l1_non_members:.4f}."
         ),
         caption_justify="left",
+        box=box.SIMPLE_HEAD,
     )
-    table.add_column("attack")
-    table.add_column("setting")
-    for metric in SHOWN:
-        table.add_column(METRICS[metric], justify="right", no_wrap=True)
-    previous = None
-    for outcome in sorted(
-        report.outcomes, key=lambda o: (_position(report, o.attack), SETTINGS.index(o.setting))
-    ):
-        if previous not in (None, outcome.attack):
-            table.add_section()
-        name = outcome.attack if outcome.attack != previous else ""
-        table.add_row(
-            name, outcome.setting, *(_percent(outcome.metrics[metric]) for metric in SHOWN)
-        )
-        previous = outcome.attack
+    shown = list(METRICS)[: max(1, width // COLUMN_WIDTH - 1)]
+    table.add_column("", min_width=12)
+    for metric in shown:
+        table.add_column(METRICS[metric], justify="right", max_width=13)
+    for attack in dict.fromkeys(outcome.attack for outcome in report.outcomes):
+        outcomes = [outcome for outcome in report.outcomes if outcome.attack == attack]
+        table.add_section()
+        table.add_row(f"[bold]{attack}[/]")
+        for outcome in sorted(outcomes, key=lambda outcome: SETTINGS.index(outcome.setting)):
+            cells = (_per_cent(outcome.metrics[metric]) for metric in shown)
+            table.add_row(f"  {outcome.setting}", *cells)
     return table
 
 
@@ -92,11 +94,8 @@ def protection_summary(summary: dict[str, Any], info: Any) -> None:
     summary["l1"] = summary.get("l1", 0.0) + float(info.l1.sum(dtype=np.float64))
 
 
-def _position(report: AuditReport, attack: str) -> int:
-    return [outcome.attack for outcome in report.outcomes].index(attack)
-
-
-def _percent(estimate: Estimate) -> str:
+def _per_cent(estimate: Estimate) -> str:
     if math.isnan(estimate.value):
         return "–"
-    return f"{estimate.value:.1%} [{100 * estimate.low:.0f}–{100 * estimate.high:.0f}]"
+    value = f"{100 * estimate.value:.1f}".replace("100.0", "100")
+    return f"{value} [{100 * estimate.low:.0f}–{100 * estimate.high:.0f}]"

@@ -219,7 +219,7 @@ def info() -> None:
 def _finish(report: Any, html: Path, json: Path) -> None:
     report.to_html(html)
     report.to_json(json)
-    console.print(audit_table(report))
+    console.print(audit_table(report, console.width))
     console.print(f"report: {html}   figures: {json}", soft_wrap=True)
 
 
