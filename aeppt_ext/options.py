@@ -112,7 +112,7 @@ class SearchOptions:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
         for name, low, high in (
-            ("step_size", 0.0, math.inf),
+            ("step_size", 0.0, 1e6),
             ("margin", 0.0, math.inf),
             ("tie_gap", 1e-6, 0.1),
             ("max_l1", 0.0, math.inf),

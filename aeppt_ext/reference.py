@@ -92,9 +92,9 @@ def retract(points: Tensor, label: Tensor, tie_gap: float) -> Tensor:
     total = torch.cat([cap + tie_gap, torch.minimum(others, cap)], dim=1).cumsum(1)
     tau = _round_root(((total - 1) / count).amax(1, keepdim=True))
 
-    capped = torch.minimum(points, cap.to(points.dtype))
-    capped = capped.scatter(1, label, (cap + tie_gap).to(points.dtype))
-    return (capped - tau.to(points.dtype)).clamp_min_(0)
+    # Subtracted before it is rounded: a rounded tau would be wrong by the same amount k times.
+    capped = torch.minimum(points.double(), cap).scatter(1, label, cap + tie_gap)
+    return (capped - tau).clamp_min_(0).to(points.dtype)
 
 
 def _round_root(root: Tensor) -> Tensor:
@@ -118,14 +118,15 @@ def move(probs: Tensor, descent: Tensor, label: Tensor, options: SearchOptions) 
         descent = descent - mean.to(probs.dtype)
 
     if options.norm == "linf":
-        change = options.step_size * descent.sign()
+        change = options.step_size * descent.sign().nan_to_num_(0)
     else:
         norm = descent.double().square().sum(1, keepdim=True).sqrt().to(probs.dtype)
-        change = torch.where(norm > 0, options.step_size / norm, 0.0) * descent
+        usable = (norm > 0) & norm.isfinite()  # an overflowing gradient has no direction
+        change = torch.where(usable, options.step_size / norm * descent, 0.0)
 
     if options.space == "prob":
         return probs + change
-    weighted = probs * change.exp()
+    weighted = probs * (change - change.amax(1, keepdim=True)).exp()
     return weighted / weighted.sum(1, keepdim=True, dtype=torch.float64).to(probs.dtype)
 
 
@@ -184,6 +185,42 @@ def invalid_row_message(probs: Tensor, row: int) -> str:
     )
 
 
+def check_arguments(probs: Tensor, weights: Layers, biases: Layers, features: str) -> None:
+    """Refuse shapes and dtypes that do not fit, in the words of ``csrc/ops/perturb_search.cpp``."""
+    if probs.ndim != 2:
+        raise ValueError(f"probs must be [n, k], got {list(probs.shape)}")
+    k = probs.shape[1]
+    if k < 2:
+        raise ValueError(f"probs must have at least 2 classes, got {list(probs.shape)}")
+    if probs.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"probs must be float32 or float64, got {probs.dtype}")
+    if not weights or len(weights) != len(biases):
+        raise ValueError(
+            "the substitute needs as many weights as biases, at least one; got "
+            f"{len(weights)} and {len(biases)}"
+        )
+    width = feature_width(features, k)
+    for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        if weight.ndim != 2 or weight.shape[1] != width or weight.shape[0] < 1:
+            raise ValueError(
+                f"weight {layer} of the substitute must be [out, {width}] for {k} classes, got "
+                f"{list(weight.shape)}"
+            )
+        if bias.shape != weight.shape[:1]:
+            raise ValueError(
+                f"bias {layer} of the substitute must be [{weight.shape[0]}], got "
+                f"{list(bias.shape)}"
+            )
+        if not probs.dtype == weight.dtype == bias.dtype:
+            raise TypeError(
+                f"the substitute must have the dtype of probs, {probs.dtype}, got "
+                f"{weight.dtype} and {bias.dtype}"
+            )
+        width = weight.shape[0]
+    if width != 1:
+        raise ValueError(f"the substitute's last layer must have one output, got {width}")
+
+
 def perturb_search(
     probs: Tensor,
     weights: Layers,
@@ -205,8 +242,12 @@ def perturb_search(
     Raises
     ------
     ValueError
-        A row is not a probability vector and ``options.on_invalid`` is ``"raise"``.
+        A shape does not fit, or a row is not a probability vector and ``options.on_invalid`` is
+        ``"raise"``.
+    TypeError
+        ``probs`` is neither float32 nor float64, or the substitute's dtype differs.
     """
+    check_arguments(probs, weights, biases, options.features)
     if options.on_invalid == "raise":
         bad = (~is_distribution(probs)).nonzero()
         if len(bad):
@@ -307,6 +348,7 @@ def _search(
                 torch.int8
             )
 
-    out[~valid] = given[~valid]
     l1 = l1_distance(out, probs).to(probs.dtype)
+    for column, value in ((score_before, torch.nan), (score_after, torch.nan), (l1, 0.0)):
+        column[~valid] = value
     return SearchResult(out, status, steps, score_before, score_after, l1)

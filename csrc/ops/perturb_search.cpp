@@ -187,7 +187,7 @@ Outputs perturb_search_cpu(const at::Tensor& probs, at::TensorList weights, at::
                            c10::string_view on_invalid) {
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
   constexpr double kMostSteps = 1e6;
-  check_number("step_size", step_size, 0, kInfinity);
+  check_number("step_size", step_size, 0, 1e6);
   check_number("max_steps", max_steps, 0, kMostSteps);
   check_number("margin", margin, 0, kInfinity);
   check_number("tie_gap", tie_gap, 1e-6, 0.1);

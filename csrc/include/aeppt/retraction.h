@@ -58,14 +58,14 @@ void retract(T* y, int64_t k, int64_t label, double tie_gap) {
   }
   tau = round_root(tau);
 
-  const T cap_rounded = static_cast<T>(cap), tau_rounded = static_cast<T>(tau);
+  // Subtracted before it is rounded: a rounded tau would be wrong by the same amount k times.
 #pragma omp simd
   for (int64_t j = 0; j < k; ++j) {
-    const T capped = y[j] < cap_rounded ? y[j] : cap_rounded;
-    const T value = capped - tau_rounded;
-    y[j] = value > 0 ? value : T(0);
+    const double value = y[j];
+    const double rest = (value < cap ? value : cap) - tau;
+    y[j] = rest > 0 ? static_cast<T>(rest) : T(0);
   }
-  y[label] = static_cast<T>(cap + tie_gap) - tau_rounded;
+  y[label] = static_cast<T>(cap + tie_gap - tau);
 }
 
 }  // namespace aeppt::AEPPT_VARIANT
