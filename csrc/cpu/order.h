@@ -5,8 +5,8 @@
 // ways lead to the order, by what is known:
 //   sort()        nothing: a count of greater entries for short rows, a radix sort for long ones
 //   sort_again()  the order of a nearby point: insertion, as long as little moves
-//   merge()       the last step added one constant here and took it there: two sorted lists to
-//   merge
+//   merge()       the last step added one constant here and took it there: two sorted lists to merge
+// The last is given the values in the order before the step, and brings p in line with them.
 #pragma once
 
 #include <cstdint>
@@ -23,9 +23,8 @@ class Order {
   using Key = std::conditional_t<kFloat, uint64_t, unsigned __int128>;
 
   // scratch: scratch_keys(k) keys.
-  static constexpr int64_t scratch_keys(int64_t k) { return 3 * (k + 2); }
-  Order(int32_t k, Key* scratch)
-      : k_(k), a_(scratch + 1), b_(scratch + k + 3), c_(scratch + 2 * k + 5) {}
+  static constexpr int64_t scratch_keys(int64_t k) { return 3 * (k + 2 + 8); }
+  Order(int32_t k, Key* scratch) : k_(k), a_(scratch + 1), b_(scratch + k + 11), c_(scratch + 2 * k + 21) {}
 
   // Each fills order [k] and values [k], the probabilities in that order.
   void sort(const T* p, int32_t* order, T* values) {
@@ -33,41 +32,48 @@ class Order {
       count(p, order);
       for (int32_t r = 0; r < k_; ++r) values[r] = p[order[r]];
     } else {
-      write(radix(p), order, values);
+      int32_t n;
+      const Key* const keys = radix(p, n);
+      write(keys, n, order, values);
+      append_zeros(p, n, order, values);
     }
   }
 
   void sort_again(const T* p, int32_t* order, T* values) {
     for (int32_t r = 0; r < k_; ++r) a_[r] = key(p[order[r]], order[r]);
-    if (insertion(a_, k_)) write(a_, order, values);
+    if (insertion(a_, k_)) write(a_, k_, order, values);
     else sort(p, order, values);
   }
 
-  // `moved` [k] says which way each class went, by one constant; the label stands first after it.
-  void merge(const T* p, const T* moved, int32_t label, int32_t* order, T* values) {
+  // As merge(), where nothing is known of the step.
+  void sort_moved(T* values, int32_t* order, T* p) {
+    for (int32_t r = 0; r < k_; ++r) p[order[r]] = values[r];
+    sort_again(p, order, values);
+  }
+
+  // `moved` [k] says which way each entry of values went, by one constant.
+  void merge(T* values, const T* moved, int32_t* order, T* p) {
     const int32_t k = k_;
     Key *const a = a_, *const b = b_, *const c = c_;
     int32_t flat = 0;
 #pragma omp simd reduction(+ : flat)
-    for (int32_t j = 0; j < k; ++j) flat += moved[j] == 0 ? 1 : 0;
-    if (flat > 0) return sort_again(p, order, values);
-    int32_t up = 0, down = 0;
-    for (int32_t r = 0; r < k; ++r) {
-      const int32_t j = order[r];
-      const Key entry = key(p[j], j);
-      a[up] = b[down] = entry;
-      const int32_t kept = (p[j] > 0) & (j != label), rose = moved[j] > 0;
-      up += kept & rose;
-      down += kept & (rose ^ 1);
-    }
-    const int32_t n = 1 + up + down;
-    c[0] = key(p[label], label);
-    // From both ends at once: two chains of dependent loads instead of one of twice the length.
+    for (int32_t r = 0; r < k; ++r) flat += moved[r] == 0 ? 1 : 0;
+    if (flat > 0) return sort_moved(values, order, p);
+    int32_t up, down;
+    partition(values, moved, order, up, down);
+    const int32_t n = up + down;
     // Guards keep a list that has run out from being chosen.
     a[up] = b[down] = 0;
     a[-1] = b[-1] = ~Key(0);
+    // The keys of one list below all of the other are the last.
+    const int32_t mixed_up = greater(a, up, b[down - 1]), mixed_down = greater(b, down, a[up - 1]);
+    const bool a_last = mixed_up < up;
+    up = mixed_up, down = mixed_down;
+    const int32_t mixed = up + down;
+    std::memcpy(c + mixed, a_last ? a + up : b + down, (n - mixed) * sizeof(Key));
+    // From both ends at once: two chains of dependent loads instead of one of twice the length.
     const Key *front_a = a, *front_b = b, *back_a = a + up - 1, *back_b = b + down - 1;
-    int32_t front = 1, back = n - 1;
+    int32_t front = 0, back = mixed - 1;
     for (; front < back; ++front, --back) {
       const Key high_a = *front_a, high_b = *front_b, low_a = *back_a, low_b = *back_b;
       const bool take_high = high_a > high_b, take_low = low_a < low_b;
@@ -77,10 +83,13 @@ class Order {
       back_a -= take_low, back_b -= !take_low;
     }
     if (front == back) c[front] = *front_a > *front_b ? *front_a : *front_b;
+    for (int32_t j = 0; j < k; ++j) p[j] = 0;
     // Rounding and clipping make ties, whose order by index is mended here.
-    if (!insertion(c, n)) return sort(p, order, values);
-    append_zeros(p, n, c);
-    write(c, order, values);
+    const bool sorted = insertion(c, n);
+    write(c, n, order, values);
+    for (int32_t r = 0; r < n; ++r) p[order[r]] = values[r];
+    if (!sorted) return sort(p, order, values);
+    append_zeros(p, n, order, values);
   }
 
  private:
@@ -93,17 +102,63 @@ class Order {
     std::memcpy(&bits, &value, sizeof bits);
     return (Key(bits) << kIndexBits) | (kIndexMask - index);
   }
-  void write(const Key* keys, int32_t* order, T* values) const {
-    const int32_t k = k_;
-    for (int32_t r = 0; r < k; ++r) {
+  static void write(const Key* keys, int32_t n, int32_t* order, T* values) {
+    for (int32_t r = 0; r < n; ++r) {
       const Bits bits = static_cast<Bits>(keys[r] >> kIndexBits);
       std::memcpy(&values[r], &bits, sizeof bits);
       order[r] = static_cast<int32_t>(kIndexMask - (keys[r] & kIndexMask));
     }
   }
 
+  // The keys that are kept, parted into what rose (a_) and what fell (b_).
+  void partition(const T* values, const T* moved, const int32_t* order, int32_t& up,
+                 int32_t& down) {
+    up = down = 0;
+#if AEPPT_VECTOR_BYTES == 64
+    if constexpr (kFloat) {
+      const __m256 zero = _mm256_setzero_ps();
+      for (int32_t r = 0; r < k_; r += 8) {
+        const __mmask8 valid = k_ - r < 8 ? (1 << (k_ - r)) - 1 : 0xff;
+        const __m256 value = _mm256_loadu_ps(values + r), move = _mm256_loadu_ps(moved + r);
+        const __mmask8 kept = _mm256_mask_cmp_ps_mask(valid, value, zero, _CMP_GT_OQ);
+        const __mmask8 rose = _mm256_mask_cmp_ps_mask(kept, move, zero, _CMP_GT_OQ);
+        const __m256i bits = _mm256_castps_si256(value);
+        const __m256i index = ~_mm256_loadu_si256(reinterpret_cast<const __m256i*>(order + r));
+        const __m512i high = _mm512_maskz_cvtepu32_epi64(valid, bits);
+        const __m512i keys = high << 32 | _mm512_maskz_cvtepu32_epi64(valid, index);
+        _mm512_storeu_si512(a_ + up, _mm512_maskz_compress_epi64(rose, keys));
+        _mm512_storeu_si512(b_ + down, _mm512_maskz_compress_epi64(kept & ~rose, keys));
+        up += __builtin_popcount(rose);
+        down += __builtin_popcount(kept & ~rose);
+      }
+      return;
+    }
+#endif
+    for (int32_t r = 0; r < k_; ++r) {
+      a_[up] = b_[down] = key(values[r], order[r]);
+      const int32_t kept = values[r] > 0, rose = moved[r] > 0;
+      up += kept & rose;
+      down += kept & (rose ^ 1);
+    }
+  }
+
+  // How many of n sorted keys are greater than the limit.
+  static int32_t greater(const Key* keys, int32_t n, Key limit) {
+    int32_t low = 0;
+    while (low < n) {
+      const int32_t middle = (low + n) / 2;
+      if (keys[middle] > limit) low = middle + 1;
+      else n = middle;
+    }
+    return low;
+  }
+
   // Sorts n keys that are nearly sorted; false, half done, where too much would move.
   static bool insertion(Key* keys, int32_t n) {
+    int32_t wrong = 0;
+#pragma omp simd reduction(+ : wrong)
+    for (int32_t i = 1; i < n; ++i) wrong += keys[i - 1] < keys[i] ? 1 : 0;
+    if (wrong == 0) return true;
     int64_t moves = 4 * static_cast<int64_t>(n);
     for (int32_t i = 1; i < n; ++i) {
       const Key moving = keys[i];
@@ -128,23 +183,39 @@ class Order {
     for (int32_t i = 0; i < k_; ++i) order[rank[i]] = i;
   }
 
-  void append_zeros(const T* p, int32_t n, Key* keys) const {
+  // The classes of zero probability, after the n others.
+  void append_zeros(const T* p, int32_t n, int32_t* order, T* values) const {
+    for (int32_t r = n; r < k_; ++r) values[r] = 0;
+#if AEPPT_VECTOR_BYTES == 64
+    if constexpr (kFloat) {
+      __m512i index = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+      for (int32_t j = 0; n < k_; j += 16) {
+        const __mmask16 valid = k_ - j < 16 ? (1 << (k_ - j)) - 1 : 0xffff;
+        const __mmask16 none = _mm512_mask_cmp_ps_mask(valid, _mm512_loadu_ps(p + j),
+                                                       _mm512_setzero_ps(), _CMP_NGT_UQ);
+        _mm512_storeu_si512(order + n, _mm512_maskz_compress_epi32(none, index));
+        n += __builtin_popcount(none);
+        index = _mm512_add_epi32(index, _mm512_set1_epi32(16));
+      }
+      return;
+    }
+#endif
     for (int32_t j = 0; n < k_; ++j) {
-      keys[n] = key(T(0), j);
+      order[n] = j;
       n += !(p[j] > 0);
     }
   }
 
-  const Key* radix(const T* p) {
+  // The keys of the n positive entries, sorted.
+  const Key* radix(const T* p, int32_t& n) {
     constexpr int kBits = kFloat ? 30 : 62;  // values are below 2, so the top bits are zero
     constexpr int kDigit = 10, kBuckets = 1 << kDigit, kPasses = (kBits + kDigit - 1) / kDigit;
     int32_t start[kPasses][kBuckets] = {};
     const auto digit = [](Key key, int pass) {  // complemented, so that ascending is descending
-      return kBuckets - 1 -
-             (static_cast<Bits>(key >> kIndexBits) >> (pass * kDigit) & (kBuckets - 1));
+      return kBuckets - 1 - (static_cast<Bits>(key >> kIndexBits) >> (pass * kDigit) & (kBuckets - 1));
     };
     Key *from = a_, *to = b_;
-    int32_t n = 0;
+    n = 0;
     for (int32_t j = 0; j < k_; ++j) {
       from[n] = key(p[j], j);
       n += p[j] > 0;
@@ -163,7 +234,6 @@ class Order {
       Key* const swap = from;
       from = to, to = swap;
     }
-    append_zeros(p, n, from);
     return from;
   }
 

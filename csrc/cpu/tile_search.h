@@ -74,7 +74,6 @@ class TileSearch {
     asking_ = arena_.template take<Slot*>(slots);
     from_ = arena_.template take<const T*>(slots);
     to_ = arena_.template take<T*>(slots);
-    descent_ = arena_.template take<T>(width_);
     inside_ = arena_.template take<T>(width_);
     for (int64_t i = 0; i < slots; ++i) {
       Slot& slot = slot_[i];
@@ -82,7 +81,7 @@ class TileSearch {
         *row = arena_.template take<T>(width_);
       }
       slot.hidden = arena_.template take<T>(hidden_width_);
-      slot.order = arena_.template take<int32_t>(k_);
+      slot.order = arena_.template take<int32_t>(k_ + 16);
     }
   }
 
@@ -124,7 +123,8 @@ class TileSearch {
   enum class Next { kGradient, kEvaluate, kNothing };
 
   struct Slot {
-    T *start, *point, *best, *end, *features, *hidden;
+    T *start, *point, *best, *features, *hidden;
+    T* end;  // of the segment of a bisection; until then the gradient
     int32_t* order;
     int64_t row, label;
     Phase phase;
@@ -142,8 +142,8 @@ class TileSearch {
     for (int32_t l = 0; l + 1 < search.layer_count; ++l) hidden += padded(search.layers[l].out);
     const auto piece = [](size_t count, size_t size) { return Arena::size_of(count * size); };
     return piece(slots, sizeof(Slot)) + 4 * piece(slots, sizeof(void*)) +
-           2 * piece(width, sizeof(T)) + piece(Order<T>::scratch_keys(k), sizeof(Key)) +
-           slots * (5 * piece(width, sizeof(T)) + piece(hidden, sizeof(T)) + piece(k, 4));
+           piece(width, sizeof(T)) + piece(Order<T>::scratch_keys(k), sizeof(Key)) +
+           slots * (5 * piece(width, sizeof(T)) + piece(hidden, sizeof(T)) + piece(k + 16, 4));
   }
 
   // Copies a row in; false where it is invalid and already answered.
@@ -228,13 +228,14 @@ class TileSearch {
   }
 
   // Moves the point of each asking slot one step against its side's gradient. Gradients overwrite
-  // the activations, which are not needed again.
+  // the activations, which are not needed again. On sorted features the whole step is taken on the
+  // sorted probabilities, so that nothing is gathered, and what moved one way stays sorted.
   void step(int64_t asking) {
     const Layer<T>& last = s_.layers[s_.layer_count - 1];
     for (int64_t i = 0; i < asking; ++i) {
       Slot& slot = *asking_[i];
       if (s_.layer_count == 1) {
-        for (int64_t j = 0; j < last.in; ++j) slot.features[j] = last.forward[j];
+        for (int64_t j = 0; j < last.in; ++j) slot.end[j] = last.forward[j];
         continue;
       }
       T* const h = slot.hidden + hidden_width_ - padded(last.in);
@@ -245,7 +246,7 @@ class TileSearch {
     for (int32_t l = s_.layer_count - 2; l >= 0; --l) {
       const Layer<T>& layer = s_.layers[l];
       for (int64_t i = 0; i < asking; ++i) {
-        to_[i] = l > 0 ? const_cast<T*>(from_[i]) - padded(layer.in) : asking_[i]->features;
+        to_[i] = l > 0 ? const_cast<T*>(from_[i]) - padded(layer.in) : asking_[i]->end;
       }
       if (l > 0) {
         Product<T, After::kMask>::run(from_, asking, layer.backward, layer.out, layer.in, nullptr,
@@ -258,42 +259,52 @@ class TileSearch {
     }
     for (int64_t i = 0; i < asking; ++i) {
       Slot& slot = *asking_[i];
-      move(slot);
-      retract(slot.point, k_, slot.label, o_.tie_gap);
-      if (o_.features == Features::kSorted && o_.norm == Norm::kLinf) {
-        order_.merge(slot.point, descent_, static_cast<int32_t>(slot.label), slot.order,
-                     slot.features);
+      if (o_.features == Features::kSorted) {
+        int64_t place = 0;  // the label's; it is the first, but for rounding
+        while (slot.order[place] != slot.label) ++place;
+        move(slot.features, slot.end, slot.side, place);
+        retract(slot.features, k_, place, o_.tie_gap);
+        if (o_.norm == Norm::kLinf) {
+          order_.merge(slot.features, slot.end, slot.order, slot.point);
+        } else {
+          order_.sort_moved(slot.features, slot.order, slot.point);
+        }
         slot.ordered = true;
+      } else {
+        if (o_.features == Features::kTop3) scatter_top3(slot);
+        move(slot.point, slot.end, slot.side, slot.label);
+        retract(slot.point, k_, slot.label, o_.tie_gap);
       }
     }
   }
 
-  void move(Slot& slot) {
-    T *const p = slot.point, *const d = descent_;
+  void scatter_top3(Slot& slot) const {
     const int64_t width = s_.layers[0].in;
-    if (o_.features == Features::kRaw) {
-      for (int64_t j = 0; j < k_; ++j) d[j] = -slot.side * slot.features[j];
-    } else {
-      if (width < k_) {
-        for (int64_t j = 0; j < k_; ++j) d[j] = 0;
-      }
-      for (int64_t r = 0; r < width; ++r) d[slot.order[r]] = -slot.side * slot.features[r];
-    }
+    T top[3];
+    for (int64_t r = 0; r < width; ++r) top[r] = slot.end[r];
+    for (int64_t j = 0; j < k_; ++j) slot.end[j] = 0;
+    for (int64_t r = 0; r < width; ++r) slot.end[slot.order[r]] = top[r];
+  }
 
+  // Adds to p the step along d, which holds the gradient before and the step taken after.
+  void move(T* p, T* d, T side, int64_t label) const {
     const T step_size = static_cast<T>(o_.step_size);
     double mean = 0;
     if (o_.space == Space::kProb) {
 #pragma omp simd reduction(+ : mean)
-      for (int64_t j = 0; j < k_; ++j) mean += d[j];
+      for (int64_t j = 0; j < k_; ++j) {
+        d[j] *= -side;
+        mean += d[j];
+      }
       const T shift = static_cast<T>(mean / k_);
 #pragma omp simd
       for (int64_t j = 0; j < k_; ++j) d[j] -= shift;
     } else {
-      const T origin = d[slot.label], lowest = static_cast<T>(kLogFloor);
+      const T origin = -side * d[label], lowest = static_cast<T>(kLogFloor);
 #pragma omp simd reduction(+ : mean)
       for (int64_t j = 0; j < k_; ++j) {
         p[j] = p[j] > lowest ? p[j] : lowest;
-        d[j] -= origin;
+        d[j] = -side * d[j] - origin;
         mean += p[j] * d[j];
       }
       const T shift = static_cast<T>(mean);
@@ -476,7 +487,7 @@ class TileSearch {
   Slot **live_, **asking_;
   const T** from_;
   T** to_;
-  T *descent_, *inside_;
+  T* inside_;
 };
 
 template <typename T>

@@ -26,8 +26,7 @@ void retract(T* y, int64_t k, int64_t label, double tie_gap) {
   y[label] = -std::numeric_limits<T>::infinity();  // the loops below run over the others
 
   // cap: the value down to which greater entries are pulled; the label becomes cap + tie_gap.
-  double cap = floor;
-  for (;;) {
+  const auto next_cap = [=](double cap) {
     double sum = 0, count = 0;
 #pragma omp simd reduction(+ : sum, count)
     for (int64_t j = 0; j < k; ++j) {
@@ -35,15 +34,21 @@ void retract(T* y, int64_t k, int64_t label, double tie_gap) {
       sum += value > cap ? value : 0.0;
       count += value > cap ? 1.0 : 0.0;
     }
-    const double next = (floor + sum) / (1 + count);
-    if (!(next > cap)) break;
-    cap = next;
+    return (floor + sum) / (1 + count);
+  };
+  const T floor_rounded = static_cast<T>(floor);
+  int32_t above = 0;  // often none; some may only be equal once rounded
+#pragma omp simd reduction(+ : above)
+  for (int64_t j = 0; j < k; ++j) above += y[j] >= floor_rounded ? 1 : 0;
+  double cap = floor;
+  if (above > 0) {
+    for (double next; (next = next_cap(cap)) > cap;) cap = next;
   }
   cap = round_root(cap);
 
-  // tau: what every positive entry gives up so that they sum to one.
-  double tau = -std::numeric_limits<double>::max();
-  for (;;) {
+  // tau: what every positive entry gives up so that they sum to one. From 0, a good guess, the first
+  // round may go down; it ends left of the root.
+  const auto next_tau = [=](double tau) {
     double sum = 0, count = 0;
 #pragma omp simd reduction(+ : sum, count)
     for (int64_t j = 0; j < k; ++j) {
@@ -52,10 +57,10 @@ void retract(T* y, int64_t k, int64_t label, double tie_gap) {
       sum += capped > tau ? capped : 0.0;
       count += capped > tau ? 1.0 : 0.0;
     }
-    const double next = (sum + cap + tie_gap - 1) / (1 + count);
-    if (!(next > tau)) break;
-    tau = next;
-  }
+    return (sum + cap + tie_gap - 1) / (1 + count);
+  };
+  double tau = next_tau(0);
+  for (double next; (next = next_tau(tau)) > tau;) tau = next;
   tau = round_root(tau);
 
   // Subtracted before it is rounded: a rounded tau would be wrong by the same amount k times.
