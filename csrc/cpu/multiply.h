@@ -58,8 +58,9 @@ inline Vector<T> multiply_add(Vector<T> a, Vector<T> b, Vector<T> c) {
 #endif
 }
 
-// Long sums are cut into pieces of this depth, whose weights (32 KiB) stay in cache for all rows.
-constexpr int64_t kDepth = 256;
+// Long sums are cut into pieces of this depth, so that the weights in use (at most 32 KiB) stay in
+// cache for all rows.
+constexpr int64_t kDepth = 128;
 
 // What becomes of a product before it is stored.
 enum class After { kNothing, kRelu, kMask };  // kMask: zero where the stored activation is zero
@@ -109,27 +110,46 @@ inline void multiply_block(const T* const* x, const T* panels, int64_t panel_str
 template <typename T, After after>
 struct Product {
   static constexpr int kPerPanel = kPanel * sizeof(T) / kVectorBytes;
-  static constexpr int kRows = kAccumulators / kPerPanel > 0 ? kAccumulators / kPerPanel : 1;
 
-  // One panel (its first Vectors vectors) for all rows, in blocks of kRows.
-  template <int Vectors, int Rows = kRows>
-  static void one_panel(const T* const* x, int64_t rows, const T* panel, int64_t depth,
-                        int64_t first, const T* bias, T* const* out, int64_t column) {
-    while (rows >= Rows) {
-      multiply_block<T, Rows, Vectors, kPerPanel, after>(x, panel, 0, depth, first, bias, out,
+  // A few panels (or the first Vectors vectors of one) for all rows, in blocks of as many rows as
+  // the registers hold.
+  template <int Vectors, int Rows = (kAccumulators > Vectors ? kAccumulators / Vectors : 1)>
+  static void columns(const T* const* x, int64_t rows, const T* panels, int64_t stride,
+                      int64_t depth, int64_t first, const T* bias, T* const* out, int64_t column) {
+    for (; rows >= Rows; x += Rows, out += Rows, rows -= Rows) {
+      multiply_block<T, Rows, Vectors, kPerPanel, after>(x, panels, stride, depth, first, bias, out,
                                                          column);
-      x += Rows, out += Rows, rows -= Rows;
     }
     if constexpr (Rows > 1) {
-      if (rows > 0) one_panel<Vectors, Rows - 1>(x, rows, panel, depth, first, bias, out, column);
+      if (rows > 0) {
+        columns<Vectors, Rows - 1>(x, rows, panels, stride, depth, first, bias, out, column);
+      }
     }
   }
 
-  // out[r][0..width) = bias + x[r] * weights. With one row, several panels go together, since one
-  // panel alone has too few independent sums to hide the latency of a multiply-add.
+  // The same over the whole depth, piece by piece.
+  template <int Vectors>
+  static void pieces(const T* const* x, int64_t rows, const T* panels, int64_t depth,
+                     const T* bias, T* const* out, int64_t column) {
+    const int64_t stride = depth * kPanel;
+    int64_t first = 0;
+    if constexpr (after != After::kMask) {  // a mask is read from where partial sums would stand
+      for (; first + kDepth < depth; first += kDepth) {
+        Product<T, After::kNothing>::template columns<Vectors>(
+            x, rows, panels + first * kPanel, stride, kDepth, first, bias, out, column);
+      }
+    }
+    columns<Vectors>(x, rows, panels + first * kPanel, stride, depth - first, first, bias, out,
+                     column);
+  }
+
+  // out[r][0..width) = bias + x[r] * weights. Four vectors go together, which takes few loads per
+  // multiply-add; more with one row, which alone has too few independent sums to hide the latency
+  // of a multiply-add.
   static void run(const T* const* x, int64_t rows, const T* panels, int64_t depth, int64_t width,
                   const T* bias, T* const* out) {
     constexpr int kTogether = kAccumulators / kPerPanel >= 4 ? 4 : 1;
+    constexpr int kAbreast = kPerPanel < 4 ? 4 / kPerPanel : 1;
     constexpr int kLanes = kVectorBytes / sizeof(T);
     const int64_t stride = depth * kPanel;
     int64_t column = 0;
@@ -140,20 +160,14 @@ struct Product {
         panels += kTogether * stride;
       }
     }
+    for (; column + (kAbreast - 1) * kPanel < width; column += kAbreast * kPanel) {
+      if (width - column <= kLanes) break;
+      pieces<kAbreast * kPerPanel>(x, rows, panels, depth, bias, out, column);
+      panels += kAbreast * stride;
+    }
     for (; column < width; column += kPanel, panels += stride) {
-      int64_t first = 0;
-      if constexpr (after != After::kMask) {  // a mask is read from where partial sums would stand
-        for (; first + kDepth < depth; first += kDepth) {
-          Product<T, After::kNothing>::template one_panel<kPerPanel>(
-              x, rows, panels + first * kPanel, kDepth, first, bias, out, column);
-        }
-      }
-      const T* const panel = panels + first * kPanel;
-      if (width - column <= kLanes) {
-        one_panel<1>(x, rows, panel, depth - first, first, bias, out, column);
-      } else {
-        one_panel<kPerPanel>(x, rows, panel, depth - first, first, bias, out, column);
-      }
+      if (width - column <= kLanes) pieces<1>(x, rows, panels, depth, bias, out, column);
+      else pieces<kPerPanel>(x, rows, panels, depth, bias, out, column);
     }
   }
 };
