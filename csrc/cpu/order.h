@@ -13,6 +13,10 @@
 #include <cstring>
 #include <type_traits>
 
+#if AEPPT_VECTOR_BYTES == 64
+#include <immintrin.h>
+#endif
+
 namespace aeppt::AEPPT_VARIANT {
 
 template <typename T>
@@ -22,11 +26,15 @@ class Order {
   using Bits = std::conditional_t<kFloat, uint32_t, uint64_t>;
   using Key = std::conditional_t<kFloat, uint64_t, unsigned __int128>;
 
-  // scratch: scratch_keys(k) keys.
-  static constexpr int64_t scratch_keys(int64_t k) { return 3 * (k + 2 + 8); }
-  Order(int32_t k, Key* scratch) : k_(k), a_(scratch + 1), b_(scratch + k + 11), c_(scratch + 2 * k + 21) {}
+  // Vectors are stored whole, so that the last may reach this far beyond the end of a list.
+  static constexpr int32_t kSlack = 16;
+  // scratch: scratch_keys(k) keys, three lists with room for a guard before each.
+  static constexpr int64_t list_keys(int64_t k) { return 1 + k + kSlack; }
+  static constexpr int64_t scratch_keys(int64_t k) { return 3 * list_keys(k); }
+  Order(int32_t k, Key* scratch)
+      : k_(k), a_(scratch + 1), b_(a_ + list_keys(k)), c_(b_ + list_keys(k)) {}
 
-  // Each fills order [k] and values [k], the probabilities in that order.
+  // Each fills order [k, and kSlack more] and values [k], the probabilities in that order.
   void sort(const T* p, int32_t* order, T* values) {
     if (k_ <= kCountingLimit) {
       count(p, order);
@@ -59,36 +67,17 @@ class Order {
 #pragma omp simd reduction(+ : flat)
     for (int32_t r = 0; r < k; ++r) flat += moved[r] == 0 ? 1 : 0;
     if (flat > 0) return sort_moved(values, order, p);
-    int32_t up, down;
-    partition(values, moved, order, up, down);
+    const auto [up, down] = partition(values, moved, order);
     const int32_t n = up + down;
-    // Guards keep a list that has run out from being chosen.
-    a[up] = b[down] = 0;
-    a[-1] = b[-1] = ~Key(0);
-    // The keys of one list below all of the other are the last.
-    const int32_t mixed_up = greater(a, up, b[down - 1]), mixed_down = greater(b, down, a[up - 1]);
-    const bool a_last = mixed_up < up;
-    up = mixed_up, down = mixed_down;
-    const int32_t mixed = up + down;
-    std::memcpy(c + mixed, a_last ? a + up : b + down, (n - mixed) * sizeof(Key));
-    // From both ends at once: two chains of dependent loads instead of one of twice the length.
-    const Key *front_a = a, *front_b = b, *back_a = a + up - 1, *back_b = b + down - 1;
-    int32_t front = 0, back = mixed - 1;
-    for (; front < back; ++front, --back) {
-      const Key high_a = *front_a, high_b = *front_b, low_a = *back_a, low_b = *back_b;
-      const bool take_high = high_a > high_b, take_low = low_a < low_b;
-      c[front] = take_high ? high_a : high_b;
-      c[back] = take_low ? low_a : low_b;
-      front_a += take_high, front_b += !take_high;
-      back_a -= take_low, back_b -= !take_low;
-    }
-    if (front == back) c[front] = *front_a > *front_b ? *front_a : *front_b;
+    // Rounding and clipping make ties, whose order by index is mended here: a merge from both ends
+    // loses keys of a list that is not sorted.
+    if (!(insertion(a, up) && insertion(b, down))) return sort_moved(values, order, p);
+    if (up < down / 16) insert(a, up, b, down, c);
+    else if (down < up / 16) insert(b, down, a, up, c);
+    else merge_keys(a, up, b, down, c);
     for (int32_t j = 0; j < k; ++j) p[j] = 0;
-    // Rounding and clipping make ties, whose order by index is mended here.
-    const bool sorted = insertion(c, n);
     write(c, n, order, values);
     for (int32_t r = 0; r < n; ++r) p[order[r]] = values[r];
-    if (!sorted) return sort(p, order, values);
     append_zeros(p, n, order, values);
   }
 
@@ -110,10 +99,14 @@ class Order {
     }
   }
 
+  struct Counts {
+    int32_t up, down;
+  };
+
   // The keys that are kept, parted into what rose (a_) and what fell (b_).
-  void partition(const T* values, const T* moved, const int32_t* order, int32_t& up,
-                 int32_t& down) {
-    up = down = 0;
+  Counts partition(const T* values, const T* moved, const int32_t* order) const {
+    Key *const a = a_, *const b = b_;
+    int32_t up = 0, down = 0;
 #if AEPPT_VECTOR_BYTES == 64
     if constexpr (kFloat) {
       const __m256 zero = _mm256_setzero_ps();
@@ -126,20 +119,53 @@ class Order {
         const __m256i index = ~_mm256_loadu_si256(reinterpret_cast<const __m256i*>(order + r));
         const __m512i high = _mm512_maskz_cvtepu32_epi64(valid, bits);
         const __m512i keys = high << 32 | _mm512_maskz_cvtepu32_epi64(valid, index);
-        _mm512_storeu_si512(a_ + up, _mm512_maskz_compress_epi64(rose, keys));
-        _mm512_storeu_si512(b_ + down, _mm512_maskz_compress_epi64(kept & ~rose, keys));
+        _mm512_storeu_si512(a + up, _mm512_maskz_compress_epi64(rose, keys));
+        _mm512_storeu_si512(b + down, _mm512_maskz_compress_epi64(kept & ~rose, keys));
         up += __builtin_popcount(rose);
         down += __builtin_popcount(kept & ~rose);
       }
-      return;
+      return {up, down};
     }
 #endif
     for (int32_t r = 0; r < k_; ++r) {
-      a_[up] = b_[down] = key(values[r], order[r]);
+      a[up] = b[down] = key(values[r], order[r]);
       const int32_t kept = values[r] > 0, rose = moved[r] > 0;
       up += kept & rose;
       down += kept & (rose ^ 1);
     }
+    return {up, down};
+  }
+
+  // Two ways to merge sorted lists. Where one is short, its keys go between runs of the other.
+  static void insert(const Key* few, int32_t few_count, const Key* many, int32_t many_count,
+                     Key* to) {
+    const auto copy_run = [&](int32_t count) {
+      std::memcpy(to, many, count * sizeof(Key));
+      to += count, many += count, many_count -= count;
+    };
+    for (int32_t i = 0; i < few_count; ++i) {
+      copy_run(greater(many, many_count, few[i]));
+      *to++ = few[i];
+    }
+    copy_run(many_count);
+  }
+
+  static void merge_keys(Key* a, int32_t up, Key* b, int32_t down, Key* c) {
+    // Guards keep a list that has run out from being chosen.
+    a[up] = b[down] = 0;
+    a[-1] = b[-1] = ~Key(0);
+    // From both ends at once: two chains of dependent loads instead of one of twice the length.
+    const Key *front_a = a, *front_b = b, *back_a = a + up - 1, *back_b = b + down - 1;
+    int32_t front = 0, back = up + down - 1;
+    for (; front < back; ++front, --back) {
+      const Key high_a = *front_a, high_b = *front_b, low_a = *back_a, low_b = *back_b;
+      const bool take_high = high_a > high_b, take_low = low_a < low_b;
+      c[front] = take_high ? high_a : high_b;
+      c[back] = take_low ? low_a : low_b;
+      front_a += take_high, front_b += !take_high;
+      back_a -= take_low, back_b -= !take_low;
+    }
+    if (front == back) c[front] = *front_a > *front_b ? *front_a : *front_b;
   }
 
   // How many of n sorted keys are greater than the limit.

@@ -81,7 +81,7 @@ class TileSearch {
         *row = arena_.template take<T>(width_);
       }
       slot.hidden = arena_.template take<T>(hidden_width_);
-      slot.order = arena_.template take<int32_t>(k_ + 16);
+      slot.order = arena_.template take<int32_t>(k_ + Order<T>::kSlack);
     }
   }
 
@@ -143,7 +143,8 @@ class TileSearch {
     const auto piece = [](size_t count, size_t size) { return Arena::size_of(count * size); };
     return piece(slots, sizeof(Slot)) + 4 * piece(slots, sizeof(void*)) +
            piece(width, sizeof(T)) + piece(Order<T>::scratch_keys(k), sizeof(Key)) +
-           slots * (5 * piece(width, sizeof(T)) + piece(hidden, sizeof(T)) + piece(k + 16, 4));
+           slots * (5 * piece(width, sizeof(T)) + piece(hidden, sizeof(T)) +
+                    piece(k + Order<T>::kSlack, 4));
   }
 
   // Copies a row in; false where it is invalid and already answered.
@@ -261,7 +262,7 @@ class TileSearch {
       Slot& slot = *asking_[i];
       if (o_.features == Features::kSorted) {
         int64_t place = 0;  // the label's; it is the first, but for rounding
-        while (slot.order[place] != slot.label) ++place;
+        while (place + 1 < k_ && slot.order[place] != slot.label) ++place;
         move(slot.features, slot.end, slot.side, place);
         retract(slot.features, k_, place, o_.tie_gap);
         if (o_.norm == Norm::kLinf) {
