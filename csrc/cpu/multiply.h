@@ -129,8 +129,8 @@ struct Product {
 
   // The same over the whole depth, piece by piece.
   template <int Vectors>
-  static void pieces(const T* const* x, int64_t rows, const T* panels, int64_t depth,
-                     const T* bias, T* const* out, int64_t column) {
+  static void pieces(const T* const* x, int64_t rows, const T* panels, int64_t depth, const T* bias,
+                     T* const* out, int64_t column) {
     const int64_t stride = depth * kPanel;
     int64_t first = 0;
     if constexpr (after != After::kMask) {  // a mask is read from where partial sums would stand

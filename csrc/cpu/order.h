@@ -5,7 +5,8 @@
 // ways lead to the order, by what is known:
 //   sort()        nothing: a count of greater entries for short rows, a radix sort for long ones
 //   sort_again()  the order of a nearby point: insertion, as long as little moves
-//   merge()       the last step added one constant here and took it there: two sorted lists to merge
+//   merge()       the last step added one constant here and took it there: two sorted lists to
+//   merge
 // The last is given the values in the order before the step, and brings p in line with them.
 #pragma once
 
@@ -87,6 +88,7 @@ class Order {
   static constexpr Key kIndexMask = (Key(1) << kIndexBits) - 1;
 
   static Key key(T value, int32_t index) {
+    value += T(0);  // a negative zero becomes a positive one
     Bits bits;
     std::memcpy(&bits, &value, sizeof bits);
     return (Key(bits) << kIndexBits) | (kIndexMask - index);
@@ -238,7 +240,8 @@ class Order {
     constexpr int kDigit = 10, kBuckets = 1 << kDigit, kPasses = (kBits + kDigit - 1) / kDigit;
     int32_t start[kPasses][kBuckets] = {};
     const auto digit = [](Key key, int pass) {  // complemented, so that ascending is descending
-      return kBuckets - 1 - (static_cast<Bits>(key >> kIndexBits) >> (pass * kDigit) & (kBuckets - 1));
+      return kBuckets - 1 -
+             (static_cast<Bits>(key >> kIndexBits) >> (pass * kDigit) & (kBuckets - 1));
     };
     Key *from = a_, *to = b_;
     n = 0;

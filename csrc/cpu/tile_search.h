@@ -141,8 +141,8 @@ class TileSearch {
     size_t hidden = 0;
     for (int32_t l = 0; l + 1 < search.layer_count; ++l) hidden += padded(search.layers[l].out);
     const auto piece = [](size_t count, size_t size) { return Arena::size_of(count * size); };
-    return piece(slots, sizeof(Slot)) + 4 * piece(slots, sizeof(void*)) +
-           piece(width, sizeof(T)) + piece(Order<T>::scratch_keys(k), sizeof(Key)) +
+    return piece(slots, sizeof(Slot)) + 4 * piece(slots, sizeof(void*)) + piece(width, sizeof(T)) +
+           piece(Order<T>::scratch_keys(k), sizeof(Key)) +
            slots * (5 * piece(width, sizeof(T)) + piece(hidden, sizeof(T)) +
                     piece(k + Order<T>::kSlack, 4));
   }
@@ -323,17 +323,22 @@ class TileSearch {
 #pragma omp simd reduction(+ : squares)
       for (int64_t j = 0; j < k_; ++j) squares += static_cast<double>(d[j]) * d[j];
       const T norm = static_cast<T>(std::sqrt(squares));
-      const T scale = norm > 0 ? step_size / norm : T(0);
+      // An overflowing gradient has no direction.
+      const bool usable = norm > 0 && norm < std::numeric_limits<T>::infinity();
+      const T scale = step_size / norm;
 #pragma omp simd
-      for (int64_t j = 0; j < k_; ++j) d[j] *= scale;
+      for (int64_t j = 0; j < k_; ++j) d[j] = usable ? d[j] * scale : T(0);
     }
 
     if (o_.space == Space::kProb) {
 #pragma omp simd
       for (int64_t j = 0; j < k_; ++j) p[j] += d[j];
     } else {
+      T highest = -std::numeric_limits<T>::infinity();  // against overflow
+#pragma omp simd reduction(max : highest)
+      for (int64_t j = 0; j < k_; ++j) highest = d[j] > highest ? d[j] : highest;
 #pragma omp simd
-      for (int64_t j = 0; j < k_; ++j) p[j] *= exponential(d[j]);
+      for (int64_t j = 0; j < k_; ++j) p[j] *= exponential(d[j] - highest);
       normalize(p);
     }
   }

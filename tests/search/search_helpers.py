@@ -257,12 +257,14 @@ def check_guarantees(
     layers = (substitute.weights, substitute.biases, options.features)
     before, after = (reference.score(rows, *layers).double() for rows in (start, q))
     bands = [rounding_band(rows, substitute, options.features) for rows in (start, q)]
-    for column, recomputed, band in zip(
-        (result.score_before, result.score_after), (before, after), bands, strict=True
+    for name, recomputed, band in zip(
+        ("score_before", "score_after"), (before, after), bands, strict=True
     ):
+        column = getattr(result, name)
         # Where the substitute itself overflows, there is no score to compare.
         known = recomputed.isfinite() & band.isfinite() & (band < torch.finfo(probs.dtype).max)
-        assert ((column.double() - recomputed).abs() <= band)[known].all()
+        wrong = known & ~((column.double() - recomputed).abs() <= band)
+        assert not wrong.any(), f"{name} of rows {wrong.nonzero()[:, 0].tolist()} is wrong"
 
     # The decisions agree with the scores: by the columns exactly, by recomputation within the band.
     margin = torch.tensor(options.margin, dtype=probs.dtype)
@@ -307,9 +309,7 @@ class Agreement:
             self.notes.append(f"{note}: {int((~same).sum())} statuses, {int(flipped.sum())} flips")
 
 
-def run_script(
-    script: str, env: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
+def run_script(script: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Runs Python code in a process of its own that imports what this one can import."""
     return subprocess.run(
         [sys.executable, "-c", script],

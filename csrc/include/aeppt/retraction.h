@@ -46,8 +46,8 @@ void retract(T* y, int64_t k, int64_t label, double tie_gap) {
   }
   cap = round_root(cap);
 
-  // tau: what every positive entry gives up so that they sum to one. From 0, a good guess, the first
-  // round may go down; it ends left of the root.
+  // tau: what every positive entry gives up so that they sum to one. From 0, a good guess, the
+  // first round may go down; it ends left of the root.
   const auto next_tau = [=](double tau) {
     double sum = 0, count = 0;
 #pragma omp simd reduction(+ : sum, count)

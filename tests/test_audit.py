@@ -1,0 +1,348 @@
+"""The audit: a complete grid, the label-only floor, honest files, weak defenses called broken."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from aeppt import AEPPT, Predictions, Status, audit
+from aeppt.attacks import (
+    Attack,
+    ConfidenceAttack,
+    CorrectnessAttack,
+    NeuralNetworkAttack,
+    default_attacks,
+)
+from aeppt.defenses import OutputDefense, ProtectionInfo
+from aeppt.evaluation import AttackOutcome, AuditReport
+from aeppt.evaluation.metrics import METRICS, attack_metrics
+from aeppt.evaluation.results import SETTINGS
+
+Make = Callable[..., Predictions]
+
+
+class Tempering(OutputDefense):
+    """A weak defense: flattens every row alike, which an attacker simply learns again."""
+
+    def __init__(self, power: float = 0.3) -> None:
+        self.power = power
+
+    def fit(self, probs: ArrayLike, is_member: ArrayLike) -> Self:
+        self.module_ = nn.Identity()
+        self.n_features_in_ = np.asarray(probs).shape[1]
+        return self
+
+    def build_module(self, tensors: dict[str, Tensor]) -> nn.Module:
+        return nn.Identity()
+
+    def _protect(self, probs: Tensor) -> tuple[Tensor, ProtectionInfo]:
+        weighted = probs**self.power
+        flat = weighted / weighted.sum(dim=1, keepdim=True)
+        n = len(probs)
+        return flat, ProtectionInfo(
+            status=torch.full((n,), int(Status.SUCCESS), dtype=torch.int8),
+            steps=torch.zeros(n, dtype=torch.int32),
+            score_before=torch.zeros(n),
+            score_after=torch.zeros(n),
+            l1=(flat - probs).abs().sum(dim=1),
+        )
+
+
+class Lessons(Attack):
+    """Remembers what each run was taught and asked."""
+
+    name = "lessons"
+
+    def __init__(self) -> None:
+        self.runs: list[tuple[Predictions, list[Predictions]]] = []
+
+    def run(self, shadow: Predictions, targets: Sequence[Predictions]) -> list[NDArray[np.float64]]:
+        self.runs.append((shadow, list(targets)))
+        return [np.where(target.is_correct, 1.0, -1.0) for target in targets]
+
+
+@pytest.fixture(scope="module")
+def target(make_predictions: Make) -> Predictions:
+    return make_predictions(150, 120, seed=11)
+
+
+@pytest.fixture(scope="module")
+def shadow(make_predictions: Make) -> Predictions:
+    return make_predictions(150, 150, seed=12)
+
+
+@pytest.fixture(scope="module")
+def report(target: Predictions, shadow: Predictions, fitted: AEPPT) -> AuditReport:
+    """All default attacks on a leaking target behind a small AEPPT."""
+    return audit(target, shadow, fitted, title="A title")
+
+
+def outcome_of(report: AuditReport, attack: str, setting: str) -> AttackOutcome:
+    (outcome,) = (o for o in report.outcomes if (o.attack, o.setting) == (attack, setting))
+    return outcome
+
+
+def balanced_accuracy(report: AuditReport, attack: str, setting: str) -> float:
+    return outcome_of(report, attack, setting).metrics["balanced_accuracy"].value
+
+
+# --- what a report holds ----------------------------------------------------------------------
+
+
+def test_every_attack_meets_every_setting_once(report: AuditReport) -> None:
+    grid = [(outcome.attack, outcome.setting) for outcome in report.outcomes]
+    expected = {(attack.name, setting) for attack in default_attacks() for setting in SETTINGS}
+    assert len(grid) == len(expected)
+    assert set(grid) == expected
+
+
+def test_metrics_are_those_of_the_scores(report: AuditReport, target: Predictions) -> None:
+    for outcome in report.outcomes:
+        assert outcome.scores.shape == (len(target),)
+        assert outcome.metrics.keys() == METRICS.keys()
+        recomputed = attack_metrics(outcome.scores, target.is_member)
+        assert repr(recomputed) == repr(outcome.metrics)
+
+
+def test_labels_and_so_accuracy_do_not_change(
+    report: AuditReport, target: Predictions, fitted: AEPPT
+) -> None:
+    assert np.array_equal(report.protected.probs, fitted.protect(target.probs))
+    assert np.array_equal(report.protected.probs.argmax(1), target.probs.argmax(1))
+    assert report.utility.accuracy == report.utility.accuracy_protected
+    assert report.utility.accuracy.value == target.is_correct.mean()
+    assert report.target is target
+
+
+def test_the_price_is_what_protect_says(
+    report: AuditReport, target: Predictions, fitted: AEPPT
+) -> None:
+    _, info = fitted.protect(target.probs, return_info=True)
+    utility = report.utility
+    assert utility.l1_members == pytest.approx(info.l1[target.is_member].mean())
+    assert utility.l1_non_members == pytest.approx(info.l1[~target.is_member].mean())
+    assert utility.status_counts.keys() == {status.name for status in Status}
+    assert sum(utility.status_counts.values()) == len(target)
+    assert utility.status_counts["SUCCESS"] == (info.status == Status.SUCCESS).sum()
+    assert 0 <= utility.calibration_error <= 1
+    assert utility.calibration_error_protected != utility.calibration_error
+
+
+def test_the_floor_is_the_correctness_attack(report: AuditReport, target: Predictions) -> None:
+    for setting in SETTINGS:
+        outcome = outcome_of(report, CorrectnessAttack.name, setting)
+        assert outcome.metrics["balanced_accuracy"] == report.floor
+    correct = target.is_correct
+    expected = (correct[target.is_member].mean() + (~correct)[~target.is_member].mean()) / 2
+    assert report.floor.value == pytest.approx(expected)
+
+
+def test_the_leak_is_found_and_the_defense_hides_it(report: AuditReport) -> None:
+    for attack in ("neural network", "entropy"):
+        assert balanced_accuracy(report, attack, "undefended") > 0.75
+        assert balanced_accuracy(report, attack, "static") < 0.6
+        assert balanced_accuracy(report, attack, "adaptive") < 0.65
+
+
+def test_the_table_has_a_row_per_outcome(report: AuditReport) -> None:
+    table = report.table
+    columns = [f"{name}{end}" for name in METRICS for end in ("", "_low", "_high")]
+    assert list(table.columns) == ["attack", "setting", *columns]
+    assert len(table) == len(report.outcomes)
+    row = table[(table["attack"] == "confidence") & (table["setting"] == "adaptive")].iloc[0]
+    auc = outcome_of(report, "confidence", "adaptive").metrics["auc"]
+    assert (row["auc"], row["auc_low"], row["auc_high"]) == (auc.value, auc.low, auc.high)
+
+
+def test_the_json_is_strict_and_complete(
+    target: Predictions, shadow: Predictions, fitted: AEPPT, tmp_path: Path
+) -> None:
+    class Nobody(Lessons):
+        name = "nobody"
+
+        def run(
+            self, shadow: Predictions, targets: Sequence[Predictions]
+        ) -> list[NDArray[np.float64]]:
+            return [np.full(len(t), -1.0) for t in targets]
+
+    report = audit(target, shadow, fitted, attacks=[Nobody()], title="Straße & <b>")
+    path = tmp_path / "report.json"
+    report.to_json(path)
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    loaded = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+    assert loaded["title"] == "Straße & <b>"
+    assert loaded["defense"] == repr(fitted)
+    assert loaded["label_only_floor"]["value"] == report.floor.value
+    assert loaded["utility"]["status_counts"] == report.utility.status_counts
+    (first, *_) = loaded["attacks"]
+    assert (first["attack"], first["setting"]) == ("nobody", "undefended")
+    assert first["precision"] == {"value": None, "low": None, "high": None}
+    assert math.isnan(report.to_dict()["attacks"][0]["precision"]["value"])
+    assert first["recall"]["value"] == 0
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_facts_tell_sizes_seed_and_engine(report: AuditReport) -> None:
+    facts = report.facts
+    assert facts["target records"] == "150 members, 120 non-members"
+    assert facts["shadow records"] == "150 members, 150 non-members"
+    assert facts["classes"] == "5"
+    assert facts["random state"] == "0"
+    assert facts["engine"] in ("compiled", "plain PyTorch")
+    assert facts["torch"] == torch.__version__
+    assert "120 non-members" in facts["caution"]
+
+
+def test_enough_non_members_need_no_caution(make_predictions: Make, fitted: AEPPT) -> None:
+    many = audit(
+        make_predictions(50, 1000, seed=1), make_predictions(seed=2), fitted, attacks=[Lessons()]
+    )
+    assert "caution" not in many.facts
+
+
+def test_the_same_seed_gives_the_same_report(
+    report: AuditReport, target: Predictions, shadow: Predictions, fitted: AEPPT
+) -> None:
+    again = audit(target, shadow, fitted, title="A title")
+    assert again.to_dict() == report.to_dict()
+    attacks = [NeuralNetworkAttack(hidden=(8,), random_state=seed) for seed in (0, 1)]
+    scores = [audit(target, shadow, fitted, attacks=[a]).outcomes[0].scores for a in attacks]
+    assert not np.array_equal(*scores)
+
+
+# --- who learns on what -----------------------------------------------------------------------
+
+
+def test_settings_teach_and_ask_the_right_predictions(
+    target: Predictions, shadow: Predictions, fitted: AEPPT
+) -> None:
+    spy = Lessons()
+    audit(target, shadow, fitted, attacks=[spy], random_state=4)
+    (plain, asked), (adaptive, asked_again) = spy.runs
+    protected = fitted.protect(target.probs)
+    assert np.array_equal(plain.probs, shadow.probs)
+    assert len(asked) == 2
+    assert np.array_equal(asked[0].probs, target.probs)
+    assert np.array_equal(asked[1].probs, protected)
+    assert len(asked_again) == 1
+    assert np.array_equal(asked_again[0].probs, protected)
+    own_copy = clone(fitted).set_params(random_state=5).fit(shadow.probs, shadow.is_member)
+    assert np.array_equal(adaptive.probs, own_copy.protect(shadow.probs))
+    assert np.array_equal(adaptive.is_member, shadow.is_member)
+    assert np.array_equal(adaptive.labels, shadow.labels)
+
+
+def test_a_given_copy_of_the_defense_is_used(
+    target: Predictions, shadow: Predictions, fitted: AEPPT
+) -> None:
+    class Spy(Tempering):
+        def fit(self, probs: ArrayLike, is_member: ArrayLike) -> Self:
+            raise AssertionError("a given defense must not be fitted again")
+
+        def protect(self, probs: Any, *, return_info: bool = False) -> Any:
+            asked.append(probs)
+            return super().protect(probs, return_info=return_info)
+
+    asked: list[Any] = []
+    given = Spy(power=0.5)
+    given.module_, given.n_features_in_ = nn.Identity(), 5
+    lessons = Lessons()
+    audit(target, shadow, fitted, shadow_defense=given, attacks=[lessons])
+    assert len(asked) == 1
+    assert np.array_equal(asked[0], shadow.probs)
+    assert np.array_equal(
+        lessons.runs[1][0].probs, Tempering(0.5).fit(shadow.probs, 0).protect(shadow.probs)
+    )
+
+
+def test_the_given_defense_is_not_changed(
+    target: Predictions, shadow: Predictions, known: Predictions
+) -> None:
+    defense = AEPPT(hidden=(4,), random_state=2).fit(known.probs, known.is_member)
+    before = defense.protect(known.probs)
+    audit(target, shadow, defense, attacks=[Lessons()], random_state=8)
+    assert defense.random_state == 2
+    assert np.array_equal(defense.protect(known.probs), before)
+
+
+def test_progress_rises_to_the_total(
+    target: Predictions, shadow: Predictions, fitted: AEPPT
+) -> None:
+    calls: list[tuple[str, int, int]] = []
+    attacks = [ConfidenceAttack(), Lessons()]
+    audit(
+        target,
+        shadow,
+        fitted,
+        attacks=attacks,
+        on_progress=lambda what, done, total: calls.append((what, done, total)),
+    )
+    done, totals = [call[1] for call in calls], {call[2] for call in calls}
+    assert done == list(range(7))
+    assert totals == {6}
+    assert all(any(attack.name in what for what, _, _ in calls) for attack in attacks)
+
+
+# --- weak defenses ----------------------------------------------------------------------------
+
+
+def test_a_defense_that_does_nothing_is_called_broken(
+    target: Predictions, shadow: Predictions
+) -> None:
+    nothing = Tempering(power=1.0).fit(shadow.probs, shadow.is_member)
+    report = audit(target, shadow, nothing)
+    for attack in default_attacks():
+        plain = balanced_accuracy(report, attack.name, "undefended")
+        assert balanced_accuracy(report, attack.name, "static") == pytest.approx(plain, abs=0.01)
+        assert balanced_accuracy(report, attack.name, "adaptive") == pytest.approx(plain, abs=0.02)
+    assert balanced_accuracy(report, "entropy", "adaptive") > 0.75
+
+
+def test_a_defense_that_only_fools_the_static_attacker_is_called_broken(
+    target: Predictions, shadow: Predictions
+) -> None:
+    weak = Tempering().fit(shadow.probs, shadow.is_member)
+    report = audit(target, shadow, weak)
+    assert report.utility.accuracy == report.utility.accuracy_protected
+    for attack in ("entropy", "neural network"):
+        assert balanced_accuracy(report, attack, "static") < 0.6
+        assert balanced_accuracy(report, attack, "adaptive") > 0.75
+    for attack in default_attacks():
+        static = balanced_accuracy(report, attack.name, "static")
+        assert balanced_accuracy(report, attack.name, "adaptive") >= static - 0.03
+
+
+# --- wrong uses -------------------------------------------------------------------------------
+
+
+def test_wrong_inputs_are_refused(
+    target: Predictions, shadow: Predictions, fitted: AEPPT, make_predictions: Make
+) -> None:
+    only_members = Predictions(target.probs, target.labels, np.ones(len(target)))
+    with pytest.raises(ValueError, match="members and non-members"):
+        audit(only_members, shadow, fitted, attacks=[ConfidenceAttack()])
+    with pytest.raises(ValueError, match="members"):
+        audit(target, Predictions(shadow.probs, shadow.labels, np.zeros(300)), fitted)
+    with pytest.raises(ValueError, match="classes"):
+        audit(target, make_predictions(k=4), fitted, attacks=[ConfidenceAttack()])
+    with pytest.raises(ValueError, match="5 classes"):
+        audit(make_predictions(k=4), make_predictions(k=4), fitted)
+    with pytest.raises(NotFittedError):
+        audit(target, shadow, AEPPT())
+    with pytest.raises(NotFittedError):
+        audit(target, shadow, fitted, shadow_defense=AEPPT())

@@ -1,0 +1,235 @@
+"""Figures of an attack: against scikit-learn, SciPy, simulation, and by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.stats import beta, norm
+from sklearn.metrics import (
+    balanced_accuracy_score,
+    precision_score,
+    recall_score,
+    roc_auc_score,
+    roc_curve,
+)
+
+from aeppt import Predictions
+from aeppt.evaluation.metrics import (
+    METRICS,
+    attack_metrics,
+    calibration_error,
+    share,
+    tpr_at_fpr,
+)
+from aeppt.evaluation.results import Estimate
+
+
+def sample(seed: int, members: int = 150, others: int = 100) -> tuple[NDArray, NDArray[np.bool_]]:
+    """Scores with ties, higher for members on average, and the truth, shuffled."""
+    rng = np.random.default_rng(seed)
+    is_member = rng.permutation(np.arange(members + others) < members)
+    return np.round(rng.normal(0.7 * is_member - 0.35, 1.0), 1), is_member
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_values_are_those_of_scikit_learn(seed: int) -> None:
+    scores, is_member = sample(seed)
+    metrics = attack_metrics(scores, is_member)
+    accused = scores > 0
+    assert list(metrics) == list(METRICS)
+    assert metrics["balanced_accuracy"].value == pytest.approx(
+        balanced_accuracy_score(is_member, accused)
+    )
+    assert metrics["precision"].value == pytest.approx(precision_score(is_member, accused))
+    assert metrics["recall"].value == pytest.approx(recall_score(is_member, accused))
+    assert metrics["auc"].value == pytest.approx(roc_auc_score(is_member, scores))
+    fpr, tpr, _ = roc_curve(is_member, scores)
+    for name, most in (("tpr_at_1_percent_fpr", 0.01), ("tpr_at_0.1_percent_fpr", 0.001)):
+        assert metrics[name].value == pytest.approx(tpr[fpr <= most].max())
+    for name, estimate in metrics.items():
+        assert 0 <= estimate.low <= estimate.value <= estimate.high <= 1, name
+
+
+def test_a_score_of_zero_accuses_nobody() -> None:
+    metrics = attack_metrics(np.array([0.0, 1.0, 0.0, -1.0]), np.array([True, True, False, False]))
+    assert metrics["recall"].value == 0.5
+    assert metrics["precision"].value == 1.0
+    assert metrics["balanced_accuracy"].value == 0.75
+
+
+@pytest.mark.parametrize(("hits", "total"), [(0, 7), (7, 7), (1, 30), (499, 1000), (3, 4)])
+def test_intervals_of_shares_by_their_formulas(hits: int, total: int) -> None:
+    z, p = norm.ppf(0.975), hits / total
+    centre = (p + z**2 / (2 * total)) / (1 + z**2 / total)
+    half = z * math.sqrt(p * (1 - p) / total + z**2 / (4 * total**2)) / (1 + z**2 / total)
+    wilson = share(hits, total)
+    assert wilson.value == p
+    assert (wilson.low, wilson.high) == pytest.approx((centre - half, centre + half))
+
+    exact = share(hits, total, method="exact")
+    low = beta.ppf(0.025, hits, total - hits + 1) if hits else 0.0
+    high = beta.ppf(0.975, hits + 1, total - hits) if hits < total else 1.0
+    assert exact.value == p
+    assert (exact.low, exact.high) == pytest.approx((low, high))
+
+
+def test_a_share_of_nothing_is_undefined() -> None:
+    assert all(math.isnan(x) for x in vars(share(0, 0)).values())
+
+
+def test_precision_is_undefined_where_nobody_is_accused() -> None:
+    metrics = attack_metrics(np.full(4, -1.0), np.array([True, True, False, False]))
+    assert all(math.isnan(x) for x in vars(metrics["precision"]).values())
+    assert metrics["recall"].value == 0
+    assert metrics["balanced_accuracy"].value == 0.5
+
+
+@pytest.mark.parametrize("side", [True, False])
+def test_one_sided_truth_is_refused(side: bool) -> None:
+    with pytest.raises(ValueError, match="members and non-members"):
+        attack_metrics(np.zeros(3), np.full(3, side))
+
+
+# --- AUC --------------------------------------------------------------------------------------
+
+
+def test_the_interval_of_the_auc_matches_a_bootstrap() -> None:
+    scores, is_member = sample(0, members=200, others=150)
+    estimate = attack_metrics(scores, is_member)["auc"]
+    rng = np.random.default_rng(1)
+    members, others = scores[is_member], scores[~is_member]
+    values = []
+    for _ in range(1000):
+        left, right = rng.choice(members, len(members)), rng.choice(others, len(others))
+        order = left[:, None] - right[None, :]
+        values.append((order > 0).mean() + (order == 0).mean() / 2)
+    low, high = np.quantile(values, [0.025, 0.975])
+    assert estimate.low == pytest.approx(low, abs=0.015)
+    assert estimate.high == pytest.approx(high, abs=0.015)
+
+
+def test_the_variance_of_the_auc_by_hand() -> None:
+    # DeLong on members 2, 4 and others 1, 3, 3: per-record placements (1/3, 1) and (1, .5, .5).
+    scores, is_member = np.array([2.0, 4, 1, 3, 3]), np.array([True, True, False, False, False])
+    estimate = attack_metrics(scores, is_member)["auc"]
+    variance = np.var([1 / 3, 1], ddof=1) / 2 + np.var([1, 0.5, 0.5], ddof=1) / 3
+    half = norm.ppf(0.975) * math.sqrt(variance)
+    assert estimate.value == pytest.approx(2 / 3)
+    assert estimate.low == pytest.approx(max(0, 2 / 3 - half))
+    assert estimate.high == pytest.approx(min(1, 2 / 3 + half))
+
+
+def test_constant_scores_have_an_auc_of_one_half() -> None:
+    estimate = attack_metrics(np.zeros(20), np.arange(20) < 8)["auc"]
+    assert estimate.value == 0.5
+    assert estimate.low <= 0.5 <= estimate.high
+
+
+def test_a_single_member_leaves_the_auc_open() -> None:
+    estimate = attack_metrics(np.array([1.0, 0.0, 2.0]), np.array([True, False, False]))["auc"]
+    assert estimate == Estimate(0.5, 0.0, 1.0)
+
+
+# --- true positives at few false ones ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("members", "others", "most", "expected"),
+    [
+        ([4, 3, 2, 1], [0, 0], 0.0, 1.0),
+        ([4, 3, 2, 1], [2.5, 0], 0.0, 0.5),
+        ([4, 3, 2, 1], [2.5, 0], 0.5, 1.0),
+        ([4, 3, 2, 1], [2.5, 0], 0.49, 0.5),
+        ([4, 3, 2, 1], [5, 5], 0.0, 0.0),
+        ([3, 3, 1, 1], [3, 0], 0.0, 0.0),  # the tie at 3 cannot be split
+        ([3, 3, 1, 1], [3, 0], 0.5, 1.0),
+        ([1, 1], [1, 1], 0.5, 0.0),
+        ([1, 1], [1, 1], 1.0, 1.0),
+    ],
+)
+def test_tpr_at_fpr_by_hand(
+    members: list[float], others: list[float], most: float, expected: float
+) -> None:
+    scores = np.array([*members, *others], np.float64)
+    is_member = np.arange(len(scores)) < len(members)
+    estimate = tpr_at_fpr(scores, is_member, most)
+    assert estimate == share(round(expected * len(members)), len(members), method="exact")
+
+
+def test_one_in_a_hundred_is_one_percent() -> None:
+    scores = np.concatenate([[5.0, 5.0, 3.0], [4.0], np.zeros(99)])
+    is_member = np.arange(103) < 3
+    assert tpr_at_fpr(scores, is_member, 0.01).value == 1.0
+    assert tpr_at_fpr(scores, is_member, 0.001).value == pytest.approx(2 / 3)
+
+
+# --- balanced accuracy ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("recall", "specificity"), [(0.6, 0.7), (0.95, 0.5)])
+def test_the_interval_of_balanced_accuracy_covers(recall: float, specificity: float) -> None:
+    rng = np.random.default_rng(0)
+    is_member = np.arange(200) < 80
+    covered, widths = 0, []
+    for _ in range(200):
+        accused = rng.random(200) < np.where(is_member, recall, 1 - specificity)
+        estimate = attack_metrics(np.where(accused, 1.0, -1.0), is_member)["balanced_accuracy"]
+        covered += estimate.low <= (recall + specificity) / 2 <= estimate.high
+        widths.append(estimate.high - estimate.low)
+    assert covered / 200 >= 0.9
+    ideal = (
+        2
+        * norm.ppf(0.975)
+        * math.hypot(
+            math.sqrt(recall * (1 - recall) / 80), math.sqrt(specificity * (1 - specificity) / 120)
+        )
+    )
+    assert np.mean(widths) == pytest.approx(ideal / 2, rel=0.15), "covers, but is far too wide"
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    scores=st.lists(st.integers(-3, 3), min_size=2, max_size=30),
+    split=st.integers(1, 29),
+)
+def test_estimates_always_lie_in_their_intervals(scores: list[int], split: int) -> None:
+    is_member = np.arange(len(scores)) < min(split, len(scores) - 1)
+    for name, estimate in attack_metrics(np.array(scores, float), is_member).items():
+        if not math.isnan(estimate.value):
+            slack = 1e-12
+            assert estimate.low - slack <= estimate.value <= estimate.high + slack, name
+            assert -slack <= estimate.low, name
+            assert estimate.high <= 1 + slack, name
+
+
+# --- calibration ------------------------------------------------------------------------------
+
+
+def test_calibration_error_by_hand() -> None:
+    probs = np.array([[0.9, 0.1], [0.92, 0.08], [0.6, 0.4], [0.45, 0.55]])
+    predictions = Predictions(probs, np.array([0, 1, 0, 0]), np.array([True, True, False, False]))
+    # Bins of width 1/15: 0.90 and 0.92 share the one from 13/15 (one of two right); 0.6 opens the
+    # one from 9/15 (right); 0.55 lies in the one from 8/15 (wrong).
+    expected = 2 / 4 * abs(0.5 - 0.91) + 1 / 4 * abs(1 - 0.6) + 1 / 4 * abs(0 - 0.55)
+    assert calibration_error(predictions) == pytest.approx(expected)
+
+
+def test_certain_predictions_fall_into_the_last_bin() -> None:
+    one_hot = np.eye(3)[[0, 1, 2, 0]]
+    right = Predictions(one_hot, np.array([0, 1, 2, 0]), np.array([1, 1, 0, 0]))
+    wrong = Predictions(one_hot, np.array([1, 2, 0, 1]), np.array([1, 1, 0, 0]))
+    assert calibration_error(right) == 0
+    assert calibration_error(wrong) == 1
+
+
+def test_a_calibrated_model_has_almost_no_error() -> None:
+    rng = np.random.default_rng(0)
+    probs = rng.dirichlet([1, 1, 1], 20_000)
+    labels = (rng.random((20_000, 1)) > probs.cumsum(axis=1)[:, :2]).sum(axis=1)
+    predictions = Predictions(probs, labels, np.arange(20_000) % 2)
+    assert calibration_error(predictions) < 0.015
