@@ -36,7 +36,8 @@ def _reference_op(
     probs: Tensor, weights: list[Tensor], biases: list[Tensor], *options: object
 ) -> tuple[Tensor, ...]:
     named = dict(zip(OPTION_NAMES, options, strict=True))
-    return tuple(reference.perturb_search(probs, weights, biases, SearchOptions(**named)))  # type: ignore[arg-type]
+    with torch.autocast(probs.device.type, enabled=False):
+        return tuple(reference.perturb_search(probs, weights, biases, SearchOptions(**named)))  # type: ignore[arg-type]
 
 
 def _load() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 from enum import IntEnum
+from numbers import Integral, Real
 from typing import NamedTuple
 
 from torch import Tensor
@@ -120,12 +121,16 @@ class SearchOptions:
             value = getattr(self, name)
             if name == "max_l1" and value is None:
                 continue
-            if not low <= value <= high or math.isinf(value):
+            if not isinstance(value, Real):
+                raise TypeError(f"{name} must be a number, got {value!r}")
+            if not low <= float(value) <= high or math.isinf(value):
                 raise ValueError(f"{name} must be finite and in [{low}, {high}], got {value!r}")
         for name in ("max_steps", "refine_steps"):
             value = getattr(self, name)
-            if not (isinstance(value, int) and 0 <= value <= 1_000_000):
+            if not (isinstance(value, Integral) and 0 <= int(value) <= 1_000_000):
                 raise ValueError(f"{name} must be an integer in [0, 1000000], got {value!r}")
+        if not isinstance(self.constant_time, bool):
+            raise TypeError(f"constant_time must be a bool, got {self.constant_time!r}")
 
 
 #: The names of all options, in the order in which the op takes them.

@@ -171,8 +171,8 @@ def is_distribution(probs: Tensor) -> Tensor:
     return entries & ((total - 1).abs() <= SUM_TOLERANCE)
 
 
-def invalid_row_message(probs: Tensor, row: int) -> str:
-    """Says what is wrong with ``probs[row]`` and how to mend it."""
+def invalid_row_message(probs: Tensor, row: int, first_row: int = 0) -> str:
+    """Says what is wrong with ``probs[row]``, where rows are counted from ``first_row``."""
     values = probs[row].tolist()
     reason = f"it sums to {sum(values):.6g} (must be 1 within {SUM_TOLERANCE:g})"
     for column, value in enumerate(values):
@@ -180,7 +180,7 @@ def invalid_row_message(probs: Tensor, row: int) -> str:
             reason = f"column {column} is {value:g} (must be finite and not negative)"
             break
     return (
-        f"probs row {row} is not a probability vector: {reason}; "
+        f"probs row {first_row + row} is not a probability vector: {reason}; "
         'mend or remove the row, or pass on_invalid="passthrough"'
     )
 

@@ -165,16 +165,21 @@ def test_a_missing_location_is_named(tmp_path: Path) -> None:
         load_location(tmp_path / "none.npz")
 
 
-def test_a_download_is_checked_kept_and_not_repeated(tmp_path: Path) -> None:
+def test_a_download_is_checked_kept_and_not_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache = tmp_path / "kept.npz"
-    with pytest.raises(ValueError, match="cache"):
-        load_location("https://example.org/location30.npz")
     cache.write_bytes(b"damaged while it was kept")
     with pytest.raises(ValueError, match=f"{cache} is not"):
         load_location("https://example.org/location30.npz", cache)
     shutil.copy(location_file(), cache)
     records = load_location("https://example.org/location30.npz", cache)
     assert len(records) == 5010
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "aeppt").mkdir()
+    shutil.copy(cache, tmp_path / "aeppt" / "location30.npz")
+    assert len(load_location("https://example.org/location30.npz")) == 5010
 
 
 # --- the split --------------------------------------------------------------------------------

@@ -10,12 +10,18 @@ from pathlib import Path
 from typing import IO
 
 
+def check_folders(*paths: Path) -> None:
+    """Refuse paths whose folder does not exist; called before long work that ends in a file."""
+    for path in paths:
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"cannot write {path}: its folder does not exist")
+
+
 @contextmanager
 def temporary_beside(path: str | Path) -> Iterator[Path]:
     """A temporary name in the folder of ``path``, renamed to it on success, removed on failure."""
     target = Path(path)
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {target}: its folder does not exist")
+    check_folders(target)
     handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     os.close(handle)
     temporary = Path(name)

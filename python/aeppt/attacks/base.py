@@ -58,6 +58,8 @@ class Attack(ABC):
         # An attack sees no membership of a target: what it does not have it cannot leak.
         blind = [Predictions(t.probs, t.labels, np.zeros(len(t), bool)) for t in targets]
         results = self.run(shadow, blind)
+        if len(results) != len(targets):
+            raise RuntimeError(f"the attack {self.name!r} did not score every target")
         for target, scores in zip(targets, results, strict=True):
             if scores.shape != (len(target),) or not np.isfinite(scores).all():
                 raise RuntimeError(f"the attack {self.name!r} gave scores that are not valid")

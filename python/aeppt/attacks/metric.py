@@ -104,7 +104,10 @@ def _best_threshold(statistic: NDArray[np.float64], is_member: NDArray[np.bool_]
     fpr, tpr, thresholds = roc_curve(is_member, statistic, drop_intermediate=False)
     best = int(np.argmax(tpr - fpr))
     at = thresholds[best]  # "statistic >= at"; the first one is infinity, "nobody is a member"
-    below = statistic[statistic < at]
     if np.isinf(at):
         return float(statistic.max())
-    return float((at + below.max()) / 2 if len(below) else np.nextafter(at, -np.inf))
+    below = statistic[statistic < at]
+    if len(below) == 0:
+        return float(np.nextafter(at, -np.inf))
+    middle = (at + below.max()) / 2
+    return float(middle if middle < at else below.max())  # neighbours have nothing between them

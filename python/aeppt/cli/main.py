@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 
 from aeppt.cli.display import ProgressDisplay, audit_table, protection_summary
+from aeppt.files import check_folders
 
 app = typer.Typer(
     name="aeppt",
@@ -66,7 +67,7 @@ def _options(
 def demo(
     data: Annotated[DataSet, typer.Option(help="digits ships with scikit-learn.")] = DataSet.digits,
     path: Annotated[
-        Path | None, typer.Option(help="The data set's file; needed for --data location.")
+        str | None, typer.Option(help="The data set's file or URL; needed for --data location.")
     ] = None,
     seed: Seed = 0,
     html: OutputHtml = Path("report.html"),
@@ -76,6 +77,7 @@ def demo(
     from aeppt.data import load_digits, load_location
     from aeppt.evaluation.demonstration import demonstrate
 
+    check_folders(html, json)
     if data is DataSet.location:
         if path is None:
             raise ValueError("--data location needs --path, the file location30.npz or its URL")
@@ -106,6 +108,7 @@ def fit(
     from aeppt import AEPPT
     from aeppt.data.tables import read_predictions
 
+    check_folders(out)
     known = read_predictions(predictions)
     defense = AEPPT(
         direction=direction.value,
@@ -174,6 +177,7 @@ def audit(
     from aeppt import load_defense
     from aeppt.data.tables import read_predictions
 
+    check_folders(html, json)
     with ProgressDisplay(console) as progress:
         report = run_audit(
             read_predictions(target),

@@ -7,6 +7,7 @@ al. (public repository privacytrustlab/datasets) and used by the MemGuard paper 
 from __future__ import annotations
 
 import hashlib
+import os
 import urllib.request
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def load_location(source: str | Path, cache: str | Path | None = None) -> Record
         An ``.npz`` file with ``features`` uint8 [5010, 56] (``numpy.packbits`` along axis 1),
         ``n_features`` 446 and ``labels`` int16 [5010].
     cache : path or None
-        Where a download is kept; required for a URL.
+        Where a download is kept; None means ``aeppt/location30.npz`` in the user's cache folder.
 
     Raises
     ------
@@ -40,10 +41,9 @@ def load_location(source: str | Path, cache: str | Path | None = None) -> Record
         The file is not the data set: its checksum differs.
     """
     if str(source).startswith(("http://", "https://")):
-        if cache is None:
-            raise ValueError("loading Location from a URL needs `cache`, the file to keep it in")
-        path = Path(cache)
+        path = Path(cache) if cache is not None else user_cache() / "location30.npz"
         if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
             with urllib.request.urlopen(str(source)) as response:  # the checksum is tested below
                 content = response.read()
             _check(content, str(source))
@@ -56,6 +56,11 @@ def load_location(source: str | Path, cache: str | Path | None = None) -> Record
     with np.load(path, allow_pickle=False) as arrays:
         bits: NDArray[np.uint8] = np.unpackbits(arrays["features"], axis=1, count=SHAPE[1])
         return Records(bits.astype(np.float32), arrays["labels"].astype(np.int64), N_CLASSES)
+
+
+def user_cache() -> Path:
+    """The folder for downloads of this package."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "aeppt"
 
 
 def _check(content: bytes, where: str) -> None:

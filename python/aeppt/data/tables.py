@@ -6,22 +6,27 @@ columns ``p0`` … ``p{k-1}``, ``label`` and ``is_member``; other columns are ca
 
 from __future__ import annotations
 
+import csv
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
+import torch
 from numpy.typing import NDArray
 
 from aeppt.files import temporary_beside, write_atomically
 from aeppt.predictions import Predictions
+from aeppt_ext import reference
 
 #: Rows are read, protected and written in chunks of about this many probabilities.
-CHUNK_ELEMENTS = 4_000_000
+CHUNK_ELEMENTS = 1_000_000
 
 SUFFIXES = (".npz", ".parquet", ".csv")
 
@@ -47,8 +52,11 @@ def read_predictions(path: str | Path) -> Predictions:
             raise ValueError(f"{path} lacks the array {missing[0]!r}; it has {sorted(columns)}")
         parts = columns["probs"], columns["labels"], columns["is_member"]
     else:
+        batches = list(_batches(path))
+        if not batches:
+            raise ValueError(f"{path} has no rows")
         with _reading(path):
-            table = pa.Table.from_batches(_batches(path))
+            table = pa.Table.from_batches(batches)
             for name in ("label", "is_member"):
                 if name not in table.column_names:
                     raise ValueError(f"it lacks the column {name!r}")
@@ -102,6 +110,8 @@ def protect_file(
         columns = _read_npz(source)
         if "probs" not in columns:
             raise ValueError(f"{source} lacks the array 'probs'; it has {sorted(columns)}")
+        if len(columns["probs"]) == 0:
+            raise ValueError(f"{source} has no rows")
         columns["probs"] = _protected(columns["probs"], 0, source, protect)
         write_atomically(destination, lambda file: np.savez(file, allow_pickle=False, **columns))
         tell(len(columns["probs"]))
@@ -111,18 +121,19 @@ def protect_file(
     with temporary_beside(destination) as temporary:
         writer: Any = None
         try:
-            with _reading(source):
-                for batch in _batches(source):
-                    table = pa.Table.from_batches([batch])
-                    probs = _protected(_probabilities(table), done, source, protect)
-                    for j in range(probs.shape[1]):
-                        at = table.schema.get_field_index(f"p{j}")
-                        table = table.set_column(at, f"p{j}", pa.array(probs[:, j]))
-                    if writer is None:
-                        writer = _writer(destination, temporary, table.schema)
-                    writer.write_table(table)
-                    done += len(table)
-                    tell(done)
+            for batch in _batches(source):
+                table = pa.Table.from_batches([batch])
+                with _reading(source):
+                    given = _probabilities(table)
+                probs = _protected(given, done, source, protect)
+                for j in range(probs.shape[1]):
+                    at = table.schema.get_field_index(f"p{j}")
+                    table = table.set_column(at, f"p{j}", pa.array(probs[:, j]))
+                if writer is None:
+                    writer = _writer(destination, temporary, table.schema)
+                writer.write_table(table)
+                done += len(table)
+                tell(done)
         finally:
             if writer is not None:
                 writer.close()
@@ -149,13 +160,17 @@ def _protected(
     try:
         return protect(probs)
     except (TypeError, ValueError) as error:
-        offset = f", rows counted from row {first_row} of the file" if first_row else ""
-        raise type(error)(f"{source}{offset}: {error}") from error
+        tensor = torch.from_numpy(probs)
+        wrong = (~reference.is_distribution(tensor)).nonzero()
+        if len(wrong):  # say which row of the file it is, not of the chunk
+            message = reference.invalid_row_message(tensor, int(wrong[0]), first_row)
+            raise ValueError(f"{source}: {message}") from error
+        raise type(error)(f"{source}: {error}") from error
 
 
 def _probabilities(table: pa.Table) -> NDArray[np.floating]:
     """Columns p0 … p{k-1} as one array [n, k]; float32 where all columns are."""
-    k = sum(1 for name in table.column_names if name[:1] == "p" and name[1:].isdigit())
+    k = sum(map(_is_probability, table.column_names))
     names = [f"p{j}" for j in range(k)]
     missing = [name for name in names if name not in table.column_names]
     if k < 2 or missing:
@@ -176,14 +191,27 @@ def _probabilities(table: pa.Table) -> NDArray[np.floating]:
 
 
 def _batches(path: Path) -> Iterator[pa.RecordBatch]:
-    if path.suffix == ".parquet":
-        with pa.parquet.ParquetFile(path) as file:
-            rows = max(1, CHUNK_ELEMENTS // max(1, len(file.schema_arrow)))
-            yield from file.iter_batches(batch_size=rows)
-    else:
-        options = pa.csv.ReadOptions(block_size=16 * CHUNK_ELEMENTS)
-        with pa.csv.open_csv(path, read_options=options) as reader:
+    with _reading(path):
+        if path.suffix == ".parquet":
+            # Without pre_buffer, which keeps every row group that was read.
+            with pa.parquet.ParquetFile(path, pre_buffer=False) as file:
+                rows = max(1, CHUNK_ELEMENTS // max(1, len(file.schema_arrow)))
+                yield from file.iter_batches(batch_size=rows)
+            return
+        with path.open(newline="") as lines:
+            names = next(csv.reader(lines), [])
+        # Named, since a column of whole numbers in the first block would be read as integers.
+        types = {name: pa.float64() for name in names if _is_probability(name)}
+        with pa.csv.open_csv(
+            path,
+            read_options=pa.csv.ReadOptions(block_size=16 * CHUNK_ELEMENTS),
+            convert_options=pa.csv.ConvertOptions(column_types=types),
+        ) as reader:
             yield from reader
+
+
+def _is_probability(name: str) -> bool:
+    return name[:1] == "p" and name[1:].isdigit()
 
 
 def _writer(path: Path, temporary: Path, schema: pa.Schema) -> Any:
@@ -192,8 +220,12 @@ def _writer(path: Path, temporary: Path, schema: pa.Schema) -> Any:
 
 
 def _read_npz(path: Path) -> dict[str, NDArray]:
-    with _reading(path), np.load(path, allow_pickle=False) as file:
-        return dict(file)
+    with _reading(path):
+        file = np.load(path, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise ValueError("it is not an .npz archive")
+        with file:
+            return dict(file)
 
 
 class _reading(AbstractContextManager):  # noqa: N801, used like a function
@@ -203,7 +235,7 @@ class _reading(AbstractContextManager):  # noqa: N801, used like a function
         self.path = path
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        known = (pa.ArrowException, ValueError, OSError, EOFError, KeyError)
+        known = (pa.ArrowException, ValueError, OSError, EOFError, BadZipFile, zlib.error)
         if isinstance(error, known) and not str(error).startswith(str(self.path)):
             raise ValueError(f"{self.path}: cannot read it: {error}") from error
 

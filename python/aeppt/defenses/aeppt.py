@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import numpy as np
@@ -138,9 +140,13 @@ class AEPPT(OutputDefense):
                 f"fit needs members and non-members, got {int(membership.sum())} members "
                 f"of {len(rows)} records"
             )
+        if self.border is not None and not isinstance(self.border, Real):
+            raise TypeError(f"border must be a number or None, got {self.border!r}")
         if self.border is not None and not 0 <= self.border <= 1:
             raise ValueError(f"border must be in [0, 1] or None, got {self.border!r}")
-        if not all(isinstance(width, int) and width > 0 for width in self.hidden):
+        if not isinstance(self.hidden, Iterable):
+            raise TypeError(f"hidden must be a tuple of integers, got {self.hidden!r}")
+        if not all(isinstance(width, Integral) and width > 0 for width in self.hidden):
             raise ValueError(f"hidden must be positive integers, got {self.hidden!r}")
         options = self._options()
         weights, biases = fit_substitute(

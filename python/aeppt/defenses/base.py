@@ -119,7 +119,7 @@ class OutputDefense(BaseEstimator, ABC):
             "format_version": str(FORMAT_VERSION),
             "defense": type(self).__name__,
             "n_classes": str(self.n_features_in_),
-            "parameters": json.dumps(self.get_params()),
+            "parameters": json.dumps(self.get_params(), default=lambda number: number.item()),
         }
         content = save(tensors, metadata=metadata)
         write_atomically(path, lambda file: file.write(content))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from aeppt.defenses.aeppt import AEPPT
@@ -51,7 +52,10 @@ def load_defense(path: str | Path) -> OutputDefense:
         )
         defense.module_ = defense.build_module(tensors)
         defense.n_features_in_ = int(metadata["n_classes"])
-    except (KeyError, TypeError, ValueError) as error:
+        # One row through it shows whether tensors, parameters and classes belong together.
+        k = defense.n_features_in_
+        defense.protect(np.full((1, k), 1 / k))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} is a damaged aeppt defense ({type(error).__name__}: {error})"
         ) from error

@@ -60,5 +60,6 @@ def fit_substitute(
     biases = [torch.from_numpy(b.astype(np.float32)) for b in classifier.intercepts_]
     if border is not None:
         members = torch.from_numpy(probs[is_member].astype(np.float32))
-        biases[-1] -= reference.score(members, weights, biases, features).quantile(border)
+        scores = reference.score(members, weights, biases, features).numpy()
+        biases[-1] -= float(np.quantile(scores, border))
     return weights, biases

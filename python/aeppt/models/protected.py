@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from aeppt.defenses import OutputDefense
 
@@ -66,7 +68,12 @@ class ProtectedModel(nn.Module):
         """Protected log-probabilities [n, k]; their arg-max is the model's."""
         probs = self.predict_proba(inputs)
         # A zero would become minus infinity, which the usual losses cannot take.
-        return probs.clamp_min(torch.finfo(probs.dtype).tiny).log()
+        logs = probs.clamp_min(torch.finfo(probs.dtype).tiny).log()
+        # The logarithm rounds neighbouring probabilities to one value; the label stays ahead.
+        label = probs.argmax(dim=1, keepdim=True)
+        others = logs.scatter(1, label, -torch.inf).amax(dim=1, keepdim=True)
+        ahead = torch.nextafter(others, torch.full_like(others, torch.inf))
+        return logs.scatter(1, label, torch.maximum(logs.gather(1, label), ahead))
 
 
 class ProtectedClassifier(ClassifierMixin, BaseEstimator):
@@ -84,9 +91,16 @@ class ProtectedClassifier(ClassifierMixin, BaseEstimator):
         self.estimator = estimator
         self.defense = defense
 
+    def fit(self, X: Any, y: Any) -> Self:
+        """Do nothing: the estimator and the defense are fitted already."""
+        return self
+
     def __sklearn_is_fitted__(self) -> bool:
-        check_is_fitted(self.estimator)
-        check_is_fitted(self.defense, "module_")
+        try:
+            check_is_fitted(self.estimator)
+            check_is_fitted(self.defense, "module_")
+        except NotFittedError:
+            return False
         return True
 
     @property
@@ -101,7 +115,8 @@ class ProtectedClassifier(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: Any) -> NDArray:
         """The estimator's labels [n]; the defense does not change them."""
-        labels: NDArray = self.classes_[self.predict_proba(X).argmax(axis=1)]
+        places = self.predict_proba(X).argmax(axis=1)
+        labels: NDArray = self.classes_[places]
         return labels
 
 
