@@ -76,8 +76,21 @@ def retract(points: Tensor, label: Tensor, tie_gap: float) -> Tensor:
     solves u + tie_gap = y_label + Σ max(0, y_j - u), and then the simplex, by subtracting the τ
     that solves Σ max(0, z_j - τ) = 1 (Held, Wolfe & Crowder 1974). ``docs/design.md`` proves that
     the two in sequence are the joint projection. Both roots are rounded to 2^-44, so that engines
-    that add in another order still agree on them.
+    that add in another order still agree on them. Rows that are there already are left alone.
     """
+    if torch.compiler.is_compiling():  # a graph treats all rows alike
+        return _project(points, label, tie_gap)
+    column = label.unsqueeze(1)
+    lead = points.gather(1, column) - points.scatter(1, column, -torch.inf).amax(1, keepdim=True)
+    excess = (points.sum(1, dtype=torch.float64) - 1).abs()
+    outside = (lead[:, 0] < tie_gap) | (points.amin(1) < 0) | ~(excess <= _sum_noise(points))
+    rows = outside.nonzero()[:, 0]
+    if len(rows) == len(points):
+        return _project(points, label, tie_gap)
+    return points.index_copy(0, rows, _project(points[rows], label[rows], tie_gap))
+
+
+def _project(points: Tensor, label: Tensor, tie_gap: float) -> Tensor:
     k = points.shape[1]
     label = label.unsqueeze(1)
     y_label = points.gather(1, label).double()
@@ -92,9 +105,17 @@ def retract(points: Tensor, label: Tensor, tie_gap: float) -> Tensor:
     total = torch.cat([cap + tie_gap, torch.minimum(others, cap)], dim=1).cumsum(1)
     tau = _round_root(((total - 1) / count).amax(1, keepdim=True))
 
-    # Subtracted before it is rounded: a rounded tau would be wrong by the same amount k times.
     capped = torch.minimum(points.double(), cap).scatter(1, label, cap + tie_gap)
+    # Where the sum is one to the rounding of the dtype, tau is noise, and would swallow tiny entries.
+    active = (capped > tau).sum(1, keepdim=True)
+    noise = tau.abs() * active <= _sum_noise(points)
+    tau = torch.where(noise, 0.0, tau)
+    # Subtracted before it is rounded: a rounded tau would be wrong by the same amount k times.
     return (capped - tau).clamp_min_(0).to(points.dtype)
+
+
+def _sum_noise(points: Tensor) -> float:
+    return 2 * torch.finfo(points.dtype).eps
 
 
 def _round_root(root: Tensor) -> Tensor:

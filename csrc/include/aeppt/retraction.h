@@ -48,7 +48,8 @@ void retract(T* y, int64_t k, int64_t label, double tie_gap) {
 
   // tau: what every positive entry gives up so that they sum to one. From 0, a good guess, the
   // first round may go down; it ends left of the root.
-  const auto next_tau = [=](double tau) {
+  double active = 0;
+  const auto next_tau = [=, &active](double tau) {
     double sum = 0, count = 0;
 #pragma omp simd reduction(+ : sum, count)
     for (int64_t j = 0; j < k; ++j) {
@@ -57,11 +58,14 @@ void retract(T* y, int64_t k, int64_t label, double tie_gap) {
       sum += capped > tau ? capped : 0.0;
       count += capped > tau ? 1.0 : 0.0;
     }
-    return (sum + cap + tie_gap - 1) / (1 + count);
+    active = 1 + count;
+    return (sum + cap + tie_gap - 1) / active;
   };
   double tau = next_tau(0);
   for (double next; (next = next_tau(tau)) > tau;) tau = next;
   tau = round_root(tau);
+  // Where the sum is one to the rounding of T, tau is noise, and would swallow tiny entries.
+  if (std::fabs(tau) * active <= 2 * std::numeric_limits<T>::epsilon()) tau = 0;
 
   // Subtracted before it is rounded: a rounded tau would be wrong by the same amount k times.
 #pragma omp simd
