@@ -52,7 +52,7 @@ class SearchResult(NamedTuple):
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """Options of the perturbation search.
+    """Options of the perturbation search; the defaults are those of :class:`aeppt.AEPPT`.
 
     Parameters
     ----------
@@ -90,10 +90,10 @@ class SearchOptions:
     """
 
     features: str = "sorted"
-    direction: str = "member"
-    space: str = "prob"
+    direction: str = "both"
+    space: str = "logit"
     norm: str = "linf"
-    step_size: float = 0.02
+    step_size: float = 0.3
     max_steps: int = 50
     margin: float = 0.0
     tie_gap: float = 1e-6

@@ -106,7 +106,7 @@ def _project(points: Tensor, label: Tensor, tie_gap: float) -> Tensor:
     tau = _round_root(((total - 1) / count).amax(1, keepdim=True))
 
     capped = torch.minimum(points.double(), cap).scatter(1, label, cap + tie_gap)
-    # Where the sum is one to the rounding of the dtype, tau is noise, and would swallow tiny entries.
+    # Where the sum is one to the dtype's rounding, tau is noise, and would swallow tiny entries.
     active = (capped > tau).sum(1, keepdim=True)
     noise = tau.abs() * active <= _sum_noise(points)
     tau = torch.where(noise, 0.0, tau)

@@ -32,9 +32,9 @@ SIZES = {
 VARIATIONS = ({}, {"max_l1": 0.1}, {"constant_time": True}, {"margin": 0.5})
 STEP_SIZES = {"prob": 0.02, "logit": 0.3}
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-10}
-#: The share of rows that may flip. Measured in float32: 0.33 % with raw features, logit space and
-#: linf (all with max_l1), at most 0.27 % with the other options, 0 with most of them.
-MOST_FLIPS = {torch.float32: 0.005, torch.float64: 0.0}
+#: The share of rows that may flip. Measured in float32: 0.17 % with raw features, logit space and
+#: linf, 0.07 % with sorted features, probabilities and l2, none with the other options.
+MOST_FLIPS = {torch.float32: 0.003, torch.float64: 0.0}
 
 
 def problem(features: str, k: int, dtype: torch.dtype) -> tuple[Tensor, Substitute]:

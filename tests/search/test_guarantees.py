@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -92,7 +92,7 @@ def test_sums_slightly_off_are_made_exact(engine: str, problem: Problem, offset:
 def test_rows_far_inside_the_sum_tolerance_are_not_touched(engine: str, dtype: torch.dtype) -> None:
     probs, substitute = trained_problem("sorted", 10, 50)
     probs = probs.to(dtype)
-    options = SearchOptions(max_steps=0)
+    options = SearchOptions(direction="member", max_steps=0)
     result = run(engine, probs, substitute.to(dtype), options)
     assert torch.equal(result.probs, probs)
     assert set(result.status.tolist()) == {int(Status.UNCHANGED), int(Status.EXHAUSTED)}
@@ -265,8 +265,9 @@ def test_the_budget_binds_and_is_used(engine: str, dtype: torch.dtype) -> None:
     """A BUDGET row stands at the budget, and the budget of a SUCCESS row is not needed."""
     probs, substitute = trained_problem("sorted", 10, 100)
     probs, substitute = probs.to(dtype), substitute.to(dtype)
-    free = run(engine, probs, substitute, SearchOptions())
-    bound = run(engine, probs, substitute, SearchOptions(max_l1=0.1))
+    steps_in_prob = SearchOptions(direction="member", space="prob", step_size=0.02)
+    free = run(engine, probs, substitute, steps_in_prob)
+    bound = run(engine, probs, substitute, replace(steps_in_prob, max_l1=0.1))
     success, budget = (bound.status == int(s) for s in (Status.SUCCESS, Status.BUDGET))
     assert success.any()
     assert budget.any()
@@ -280,8 +281,9 @@ def test_the_budget_binds_and_is_used(engine: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 def test_refining_shortens_moves(engine: str) -> None:
     probs, substitute = trained_problem("sorted", 10, 100)
-    rough = run(engine, probs, substitute, SearchOptions(refine_steps=0))
-    fine = run(engine, probs, substitute, SearchOptions(refine_steps=12))
+    options = SearchOptions(direction="member", space="prob", step_size=0.02)
+    rough = run(engine, probs, substitute, replace(options, refine_steps=0))
+    fine = run(engine, probs, substitute, replace(options, refine_steps=12))
     assert torch.equal(rough.status, fine.status)
     assert (fine.l1 <= rough.l1 + 1e-12).all()
     assert fine.l1.sum() < 0.9 * rough.l1.sum()

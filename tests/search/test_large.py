@@ -23,7 +23,7 @@ from aeppt_ext.options import FEATURES, SPACES
 def test_many_rows() -> None:
     probs, substitute = trained_problem("sorted", 10, 200_000)
     probs, substitute = probs.float(), substitute.to(torch.float32)
-    options = SearchOptions()
+    options = SearchOptions(direction="member", space="prob", step_size=0.02)
     start = time.perf_counter()
     result = run("kernel", probs, substitute, options)
     seconds = time.perf_counter() - start
