@@ -42,25 +42,26 @@ def extract_features(probs: Tensor, features: str) -> tuple[Tensor, Tensor | Non
     return values[:, :d], order[:, :d]
 
 
+def _forward(inputs: Tensor, weights: Layers, biases: Layers) -> tuple[Tensor, list[Tensor]]:
+    activations = []
+    for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+        inputs = torch.addmm(bias, inputs, weight.T).relu_()
+        activations.append(inputs)
+    return torch.addmm(biases[-1], inputs, weights[-1].T)[:, 0], activations
+
+
 def score(probs: Tensor, weights: Layers, biases: Layers, features: str) -> Tensor:
     """The substitute's logit [n] at ``probs`` [n, k]; positive means "member"."""
-    hidden, _ = extract_features(probs, features)
-    for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
-        hidden = torch.addmm(bias, hidden, weight.T).relu_()
-    return torch.addmm(biases[-1], hidden, weights[-1].T)[:, 0]
+    inputs, _ = extract_features(probs, features)
+    return _forward(inputs, weights, biases)[0]
 
 
 def score_and_gradient(
     probs: Tensor, weights: Layers, biases: Layers, features: str
 ) -> tuple[Tensor, Tensor]:
     """The logit [n] and its gradient with respect to the probabilities [n, k]."""
-    hidden, order = extract_features(probs, features)
-    activations = []
-    for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
-        hidden = torch.addmm(bias, hidden, weight.T).relu_()
-        activations.append(hidden)
-    logit = torch.addmm(biases[-1], hidden, weights[-1].T)[:, 0]
-
+    inputs, order = extract_features(probs, features)
+    logit, activations = _forward(inputs, weights, biases)
     gradient = weights[-1].expand(probs.shape[0], -1)
     for weight, activation in zip(reversed(weights[:-1]), reversed(activations), strict=True):
         gradient = torch.mm(gradient * (activation > 0), weight)

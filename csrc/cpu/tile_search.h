@@ -66,9 +66,9 @@ class TileSearch {
         k_(search.classes),
         width_(padded(search.classes)),
         slots_(slots),
+        hidden_width_(hidden_width(search)),
         arena_(bytes(search, slots)),
         order_(static_cast<int32_t>(k_), arena_.template take<Key>(Order<T>::scratch_keys(k_))) {
-    for (int32_t l = 0; l + 1 < s_.layer_count; ++l) hidden_width_ += padded(s_.layers[l].out);
     slot_ = arena_.template take<Slot>(slots);
     live_ = arena_.template take<Slot*>(slots);
     asking_ = arena_.template take<Slot*>(slots);
@@ -136,10 +136,16 @@ class TileSearch {
     double low, high;
   };
 
+  static int64_t hidden_width(const Search<T>& search) {
+    int64_t width = 0;
+    for (int32_t l = 0; l + 1 < search.layer_count; ++l) width += padded(search.layers[l].out);
+    return width;
+  }
+
+  // What the constructor takes from the arena.
   static size_t bytes(const Search<T>& search, int64_t slots) {
     const size_t width = padded(search.classes), k = search.classes;
-    size_t hidden = 0;
-    for (int32_t l = 0; l + 1 < search.layer_count; ++l) hidden += padded(search.layers[l].out);
+    const size_t hidden = hidden_width(search);
     const auto piece = [](size_t count, size_t size) { return Arena::size_of(count * size); };
     return piece(slots, sizeof(Slot)) + 4 * piece(slots, sizeof(void*)) + piece(width, sizeof(T)) +
            piece(Order<T>::scratch_keys(k), sizeof(Key)) +
@@ -190,8 +196,7 @@ class TileSearch {
     s_.l1[row] = l1;
   }
 
-  // ---- the substitute
-  // ----------------------------------------------------------------------------
+  // ---- the substitute ----
 
   // The substitute's logit at the point of each live slot.
   void evaluate(int64_t live) {
@@ -352,8 +357,7 @@ class TileSearch {
     for (int64_t j = 0; j < k_; ++j) p[j] /= total;
   }
 
-  // ---- the decisions of one row
-  // ------------------------------------------------------------------
+  // ---- the decisions of one row ----
 
   bool reached(const Slot& slot) const {
     return slot.side * slot.score <= -static_cast<T>(o_.margin);
@@ -485,8 +489,7 @@ class TileSearch {
 
   const Search<T>& s_;
   const Options& o_;
-  const int64_t k_, width_, slots_;
-  int64_t hidden_width_ = 0;
+  const int64_t k_, width_, slots_, hidden_width_;
   Arena arena_;
   Order<T> order_;
   Slot* slot_;

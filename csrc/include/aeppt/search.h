@@ -4,7 +4,6 @@
 // docs/design.md gives the exact meaning of each option; aeppt_ext/options.py holds their defaults.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 
 namespace aeppt {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from types import TracebackType
 from typing import Any
 
@@ -15,7 +16,6 @@ from typing_extensions import Self
 
 from aeppt.evaluation.metrics import METRICS
 from aeppt.evaluation.results import SETTINGS, AuditReport, Estimate
-from aeppt_ext import Status
 
 #: Width of one column of "50.0 [45–55]" and of the settings, with their padding.
 COLUMN_WIDTH = 15
@@ -88,9 +88,8 @@ def audit_table(report: AuditReport, width: int) -> Table:
 
 def protection_summary(summary: dict[str, Any], info: Any) -> None:
     """Add one chunk's statuses and total L1 change to ``summary``."""
-    counts = summary.setdefault("status", {status.name: 0 for status in Status})
-    for status in Status:
-        counts[status.name] += int(np.count_nonzero(info.status == status))
+    counts = summary.setdefault("status", Counter())
+    counts.update(info.status_counts())
     summary["l1"] = summary.get("l1", 0.0) + float(info.l1.sum(dtype=np.float64))
 
 

@@ -1,7 +1,7 @@
 """``aeppt demo | fit | protect | audit | info``.
 
 Errors are one line that says what, where and how to mend, with exit code 2; ``--debug`` shows the
-traceback instead. Heavy imports wait until a command needs them.
+traceback instead. A command imports what only it needs.
 """
 
 from __future__ import annotations

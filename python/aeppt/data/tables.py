@@ -182,10 +182,9 @@ def _probabilities(table: pa.Table) -> NDArray[np.floating]:
     dtype = np.float32 if types == {pa.float32()} else np.float64
     probs = np.empty((len(table), k), dtype)
     for j, name in enumerate(names):
-        if not pa.types.is_floating(table.schema.field(name).type) and not pa.types.is_integer(
-            table.schema.field(name).type
-        ):
-            raise ValueError(f"its column {name!r} is not a number but {table[name].type}")
+        kind = table[name].type
+        if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
+            raise ValueError(f"its column {name!r} is not a number but {kind}")
         probs[:, j] = table[name].to_numpy()
     return probs
 

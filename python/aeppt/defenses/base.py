@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from aeppt.files import write_atomically
+from aeppt_ext import Status
 
 Array = TypeVar("Array", NDArray[np.floating], Tensor)
 
@@ -37,6 +38,10 @@ class ProtectionInfo(NamedTuple):
     score_before: Any  # [n], substitute logit at the given row; above zero is the member's side
     score_after: Any  # [n], substitute logit at the returned row
     l1: Any  # [n], sum of absolute changes
+
+    def status_counts(self) -> dict[str, int]:
+        """How many rows have each status, by its name."""
+        return {status.name: int((self.status == status).sum()) for status in Status}
 
 
 class OutputDefense(BaseEstimator, ABC):

@@ -6,7 +6,6 @@ import platform
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-import numpy as np
 import torch
 from sklearn.base import clone
 
@@ -16,7 +15,7 @@ from aeppt.evaluation.metrics import attack_metrics, calibration_error, share
 from aeppt.evaluation.results import AttackOutcome, AuditReport, Setting, Utility
 from aeppt.predictions import Predictions
 from aeppt.version import __version__
-from aeppt_ext import Status, ops
+from aeppt_ext import ops
 
 #: Told before each piece of work: what comes, how many pieces are done, how many there are.
 Progress = Callable[[str, int, int], None]
@@ -118,9 +117,7 @@ def _utility(target: Predictions, protected: Predictions, info: ProtectionInfo) 
         calibration_error_protected=calibration_error(protected),
         l1_members=float(info.l1[target.is_member].mean()),
         l1_non_members=float(info.l1[~target.is_member].mean()),
-        status_counts={
-            status.name: int(np.count_nonzero(info.status == status)) for status in Status
-        },
+        status_counts=info.status_counts(),
     )
 
 
