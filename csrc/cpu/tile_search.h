@@ -16,9 +16,8 @@
 #include <new>
 #include <type_traits>
 
-#include "aeppt/retraction.h"
+#include "aeppt/row_search.h"
 #include "aeppt/search.h"
-#include "exponential.h"
 #include "multiply.h"
 #include "order.h"
 
@@ -63,6 +62,7 @@ class TileSearch {
   TileSearch(const Search<T>& search, int64_t slots)
       : s_(search),
         o_(search.options),
+        row_(search, SimdLanes()),
         k_(search.classes),
         width_(padded(search.classes)),
         slots_(slots),
@@ -74,7 +74,6 @@ class TileSearch {
     asking_ = arena_.template take<Slot*>(slots);
     from_ = arena_.template take<const T*>(slots);
     to_ = arena_.template take<T*>(slots);
-    inside_ = arena_.template take<T>(width_);
     for (int64_t i = 0; i < slots; ++i) {
       Slot& slot = slot_[i];
       for (T** row : {&slot.start, &slot.point, &slot.best, &slot.end, &slot.features}) {
@@ -93,14 +92,16 @@ class TileSearch {
       while (live < slots_) {
         const int64_t row = next_row.fetch_add(1, std::memory_order_relaxed);
         if (row >= s_.rows) break;
-        if (load(*live_[live], row)) ++live;
+        Slot& slot = *live_[live];
+        slot.has_order = slot.ordered = false;
+        if (row_.load(slot, row)) ++live;
       }
       if (live == 0) return;
       evaluate(live);
       int64_t asking = 0;
       for (int64_t i = 0; i < live;) {
         Slot& slot = *live_[i];
-        switch (decide(slot)) {
+        switch (row_.decide(slot)) {
           case Next::kGradient:
             asking_[asking++] = &slot;
             [[fallthrough]];
@@ -108,7 +109,7 @@ class TileSearch {
             ++i;
             break;
           case Next::kNothing:
-            finish(slot);
+            row_.finish(slot);
             live_[i] = live_[--live];
             live_[live] = &slot;
         }
@@ -119,21 +120,11 @@ class TileSearch {
 
  private:
   using Key = typename Order<T>::Key;
-  enum class Phase { kStart, kStep, kRefine, kBudget };
-  enum class Next { kGradient, kEvaluate, kNothing };
-
-  struct Slot {
-    T *start, *point, *best, *features, *hidden;
-    T* end;  // of the segment of a bisection; until then the gradient
+  struct Slot : Row<T> {
+    T *features, *hidden;
     int32_t* order;
-    int64_t row, label;
-    Phase phase;
-    int32_t round, steps;
-    bool selected, met, over_budget;
     bool has_order;  // that of an earlier point
     bool ordered;    // `order` and `features` are those of the point
-    T side, score, score_before, score_after, best_goal;
-    double low, high;
   };
 
   static int64_t hidden_width(const Search<T>& search) {
@@ -147,56 +138,11 @@ class TileSearch {
     const size_t width = padded(search.classes), k = search.classes;
     const size_t hidden = hidden_width(search);
     const auto piece = [](size_t count, size_t size) { return Arena::size_of(count * size); };
-    return piece(slots, sizeof(Slot)) + 4 * piece(slots, sizeof(void*)) + piece(width, sizeof(T)) +
+    return piece(slots, sizeof(Slot)) + 4 * piece(slots, sizeof(void*)) +
            piece(Order<T>::scratch_keys(k), sizeof(Key)) +
            slots * (5 * piece(width, sizeof(T)) + piece(hidden, sizeof(T)) +
                     piece(k + Order<T>::kSlack, 4));
   }
-
-  // Copies a row in; false where it is invalid and already answered.
-  bool load(Slot& slot, int64_t row) {
-    const T* const given = s_.probs + row * s_.row_stride;
-    double total = 0;
-    bool valid = true;
-    int64_t label = 0;
-    for (int64_t j = 0; j < k_; ++j) {
-      const T value = given[j * s_.column_stride];
-      valid &= value >= 0 && value < std::numeric_limits<T>::infinity();
-      total += value;
-      slot.start[j] = value;
-      if (value > slot.start[label]) label = j;
-    }
-    slot.row = row;
-    slot.label = label;
-    if (!(valid && std::fabs(total - 1) <= kSumTolerance)) {
-      const T nan = std::numeric_limits<T>::quiet_NaN();
-      copy(slot.start, s_.out + row * k_);
-      answer(row, Status::kInvalid, 0, nan, nan, T(0));
-      return false;
-    }
-    if (std::fabs(total - 1) > kExactSum) retract(slot.start, k_, label, o_.tie_gap);
-    copy(slot.start, slot.point);
-    copy(slot.start, slot.best);
-    slot.phase = Phase::kStart;
-    slot.round = slot.steps = 0;
-    slot.met = slot.over_budget = slot.has_order = slot.ordered = false;
-    return true;
-  }
-
-  void copy(const T* from, T* to) const {
-#pragma omp simd
-    for (int64_t j = 0; j < k_; ++j) to[j] = from[j];
-  }
-
-  void answer(int64_t row, Status status, int32_t steps, T before, T after, T l1) const {
-    s_.status[row] = static_cast<int8_t>(status);
-    s_.steps[row] = steps;
-    s_.score_before[row] = before;
-    s_.score_after[row] = after;
-    s_.l1[row] = l1;
-  }
-
-  // ---- the substitute ----
 
   // The substitute's logit at the point of each live slot.
   void evaluate(int64_t live) {
@@ -268,8 +214,7 @@ class TileSearch {
       if (o_.features == Features::kSorted) {
         int64_t place = 0;  // the label's; it is the first, but for rounding
         while (place + 1 < k_ && slot.order[place] != slot.label) ++place;
-        move(slot.features, slot.end, slot.side, place);
-        retract(slot.features, k_, place, o_.tie_gap);
+        row_.step(slot.features, slot.end, slot.side, place);
         if (o_.norm == Norm::kLinf) {
           order_.merge(slot.features, slot.end, slot.order, slot.point);
         } else {
@@ -278,8 +223,7 @@ class TileSearch {
         slot.ordered = true;
       } else {
         if (o_.features == Features::kTop3) scatter_top3(slot);
-        move(slot.point, slot.end, slot.side, slot.label);
-        retract(slot.point, k_, slot.label, o_.tie_gap);
+        row_.step(slot.point, slot.end, slot.side, slot.label);
       }
     }
   }
@@ -292,203 +236,9 @@ class TileSearch {
     for (int64_t r = 0; r < width; ++r) slot.end[slot.order[r]] = top[r];
   }
 
-  // Adds to p the step along d, which holds the gradient before and the step taken after.
-  void move(T* p, T* d, T side, int64_t label) const {
-    const T step_size = static_cast<T>(o_.step_size);
-    double mean = 0;
-    if (o_.space == Space::kProb) {
-#pragma omp simd reduction(+ : mean)
-      for (int64_t j = 0; j < k_; ++j) {
-        d[j] *= -side;
-        mean += d[j];
-      }
-      const T shift = static_cast<T>(mean / k_);
-#pragma omp simd
-      for (int64_t j = 0; j < k_; ++j) d[j] -= shift;
-    } else {
-      const T origin = -side * d[label], lowest = static_cast<T>(kLogFloor);
-#pragma omp simd reduction(+ : mean)
-      for (int64_t j = 0; j < k_; ++j) {
-        p[j] = p[j] > lowest ? p[j] : lowest;
-        d[j] = -side * d[j] - origin;
-        mean += p[j] * d[j];
-      }
-      const T shift = static_cast<T>(mean);
-#pragma omp simd
-      for (int64_t j = 0; j < k_; ++j) d[j] = p[j] * (d[j] - shift);
-    }
-
-    if (o_.norm == Norm::kLinf) {
-#pragma omp simd
-      for (int64_t j = 0; j < k_; ++j) {
-        d[j] = d[j] > 0 ? step_size : d[j] < 0 ? -step_size : T(0);
-      }
-    } else {
-      double squares = 0;
-#pragma omp simd reduction(+ : squares)
-      for (int64_t j = 0; j < k_; ++j) squares += static_cast<double>(d[j]) * d[j];
-      const T norm = static_cast<T>(std::sqrt(squares));
-      // An overflowing gradient has no direction.
-      const bool usable = norm > 0 && norm < std::numeric_limits<T>::infinity();
-      const T scale = step_size / norm;
-#pragma omp simd
-      for (int64_t j = 0; j < k_; ++j) d[j] = usable ? d[j] * scale : T(0);
-    }
-
-    if (o_.space == Space::kProb) {
-#pragma omp simd
-      for (int64_t j = 0; j < k_; ++j) p[j] += d[j];
-    } else {
-      T highest = -std::numeric_limits<T>::infinity();  // against overflow
-#pragma omp simd reduction(max : highest)
-      for (int64_t j = 0; j < k_; ++j) highest = d[j] > highest ? d[j] : highest;
-#pragma omp simd
-      for (int64_t j = 0; j < k_; ++j) p[j] *= exponential(d[j] - highest);
-      normalize(p);
-    }
-  }
-
-  void normalize(T* p) const {
-    double sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t j = 0; j < k_; ++j) sum += p[j];
-    const T total = static_cast<T>(sum);
-#pragma omp simd
-    for (int64_t j = 0; j < k_; ++j) p[j] /= total;
-  }
-
-  // ---- the decisions of one row ----
-
-  bool reached(const Slot& slot) const {
-    return slot.side * slot.score <= -static_cast<T>(o_.margin);
-  }
-
-  // Reads the score at the slot's point, and says what the row wants next. With constant_time a row
-  // that is done goes on with work whose outcome is not kept.
-  Next decide(Slot& slot) {
-    switch (slot.phase) {
-      case Phase::kStart: {
-        const bool member = o_.direction == Direction::kMember;
-        slot.side = member || slot.score > 0 ? T(1) : T(-1);
-        slot.selected = !member || slot.score > -static_cast<T>(o_.margin);
-        slot.score_before = slot.score_after = slot.score;
-        slot.best_goal = slot.side * slot.score;
-        slot.met = slot.selected && reached(slot);
-        if (!slot.selected && !o_.constant_time) return Next::kNothing;
-        slot.phase = Phase::kStep;
-        break;
-      }
-      case Phase::kStep:
-        ++slot.round;
-        if (!slot.selected || slot.met) break;
-        ++slot.steps;
-        if (slot.side * slot.score < slot.best_goal) {
-          copy(slot.point, slot.best);
-          slot.best_goal = slot.side * slot.score;
-          slot.score_after = slot.score;
-          slot.met = reached(slot);
-        }
-        break;
-      case Phase::kRefine: {
-        const double middle = (slot.low + slot.high) / 2;
-        (reached(slot) ? slot.high : slot.low) = middle;
-        if (slot.met && reached(slot)) {
-          copy(slot.point, slot.best);
-          slot.score_after = slot.score;
-        }
-        ++slot.round;
-        return bisect(slot);
-      }
-      case Phase::kBudget:
-        if (slot.over_budget) {
-          copy(slot.point, slot.best);
-          slot.score_after = slot.score;
-          slot.met = reached(slot);
-        }
-        return Next::kNothing;
-    }
-    if (slot.round < o_.max_steps && (!slot.met || o_.constant_time)) return Next::kGradient;
-    if (!slot.met && !o_.constant_time) return fit_budget(slot);
-    set_segment(slot);
-    slot.phase = Phase::kRefine;
-    slot.round = 0;
-    return bisect(slot);
-  }
-
-  Next bisect(Slot& slot) {
-    if (slot.round == o_.refine_steps) return fit_budget(slot);
-    interpolate(slot, (slot.low + slot.high) / 2, slot.point);
-    return Next::kEvaluate;
-  }
-
-  // The segment from start to best; in logit space `end` holds the logarithm of their ratio.
-  void set_segment(Slot& slot) {
-    slot.low = 0, slot.high = 1;
-    copy(slot.best, slot.end);
-    if (o_.space == Space::kLogit) {
-      const T lowest = static_cast<T>(kLogFloor);
-      const auto raised = [lowest](T value) { return value > lowest ? value : lowest; };
-      for (int64_t j = 0; j < k_; ++j) {
-        slot.end[j] = std::log(raised(slot.end[j]) / raised(slot.start[j]));
-      }
-    }
-  }
-
-  void interpolate(const Slot& slot, double at, T* point) const {
-    const T t = static_cast<T>(at);
-    const T *const start = slot.start, *const end = slot.end;
-    if (o_.space == Space::kProb) {
-#pragma omp simd
-      for (int64_t j = 0; j < k_; ++j) point[j] = start[j] + t * (end[j] - start[j]);
-    } else {
-      const T lowest = static_cast<T>(kLogFloor);
-#pragma omp simd
-      for (int64_t j = 0; j < k_; ++j) {
-        point[j] = (start[j] > lowest ? start[j] : lowest) * exponential(t * end[j]);
-      }
-      normalize(point);
-    }
-    retract(point, k_, slot.label, o_.tie_gap);
-  }
-
-  double distance(const T* left, const T* right) const {
-    double sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t j = 0; j < k_; ++j) sum += std::fabs(left[j] - right[j]);
-    return sum;
-  }
-
-  // Where the best point costs more than max_l1: the furthest point of its segment inside it.
-  Next fit_budget(Slot& slot) {
-    if (!(o_.max_l1 < std::numeric_limits<double>::infinity())) return Next::kNothing;
-    slot.over_budget = slot.selected && distance(slot.best, slot.start) > o_.max_l1;
-    if (!slot.over_budget && !o_.constant_time) return Next::kNothing;
-    set_segment(slot);
-    copy(slot.start, inside_);
-    for (int32_t i = 0; i < kBudgetSteps; ++i) {
-      const double middle = (slot.low + slot.high) / 2;
-      interpolate(slot, middle, slot.point);
-      const bool fits = distance(slot.point, slot.start) <= o_.max_l1;
-      if (fits) copy(slot.point, inside_);
-      (fits ? slot.low : slot.high) = middle;
-    }
-    copy(inside_, slot.point);
-    slot.phase = Phase::kBudget;
-    return Next::kEvaluate;
-  }
-
-  void finish(const Slot& slot) const {
-    const Status status = !slot.selected     ? Status::kUnchanged
-                          : slot.met         ? Status::kSuccess
-                          : slot.over_budget ? Status::kBudget
-                                             : Status::kExhausted;
-    copy(slot.best, s_.out + slot.row * k_);
-    answer(slot.row, status, slot.steps, slot.score_before, slot.score_after,
-           static_cast<T>(distance(slot.best, slot.start)));
-  }
-
   const Search<T>& s_;
   const Options& o_;
+  const RowSearch<T, SimdLanes> row_;
   const int64_t k_, width_, slots_, hidden_width_;
   Arena arena_;
   Order<T> order_;
@@ -496,7 +246,6 @@ class TileSearch {
   Slot **live_, **asking_;
   const T** from_;
   T** to_;
-  T* inside_;
 };
 
 template <typename T>

@@ -12,36 +12,29 @@
 #include <cstdint>
 #include <limits>
 
-#ifndef AEPPT_VARIANT
-#define AEPPT_VARIANT generic
-#endif
+#include "aeppt/lanes.h"
 
 namespace aeppt::AEPPT_VARIANT {
 
 inline double round_root(double root) { return std::nearbyint(root * 0x1p44) * 0x1p-44; }
 
-template <typename T>
-void retract(T* y, int64_t k, int64_t label, double tie_gap) {
+template <typename T, typename Lanes>
+void retract(Lanes lanes, T* y, int64_t k, int64_t label, double tie_gap) {
   const double floor = static_cast<double>(y[label]) - tie_gap;
-  y[label] = -std::numeric_limits<T>::infinity();  // the loops below run over the others
+  // The label is set apart: the passes below run over the others.
+  lanes.each(1, [=](int64_t) { y[label] = -std::numeric_limits<T>::infinity(); });
 
   // cap: the value down to which greater entries are pulled; the label becomes cap + tie_gap.
   const auto next_cap = [=](double cap) {
-    double sum = 0, count = 0;
-#pragma omp simd reduction(+ : sum, count)
-    for (int64_t j = 0; j < k; ++j) {
-      const double value = y[j];
-      sum += value > cap ? value : 0.0;
-      count += value > cap ? 1.0 : 0.0;
-    }
-    return (floor + sum) / (1 + count);
+    const Sums above = lanes.sums(
+        k, [=](int64_t j) { return y[j] > cap ? static_cast<double>(y[j]) : 0.0; },
+        [=](int64_t j) { return y[j] > cap ? 1.0 : 0.0; });
+    return (floor + above.first) / (1 + above.second);
   };
-  const T floor_rounded = static_cast<T>(floor);
-  int32_t above = 0;  // often none; some may only be equal once rounded
-#pragma omp simd reduction(+ : above)
-  for (int64_t j = 0; j < k; ++j) above += y[j] >= floor_rounded ? 1 : 0;
   double cap = floor;
-  if (above > 0) {
+  // Often none is above; some may only be equal once rounded.
+  const T floor_rounded = static_cast<T>(floor);
+  if (lanes.max(k, [=](int64_t j) { return y[j]; }) >= floor_rounded) {
     for (double next; (next = next_cap(cap)) > cap;) cap = next;
   }
   cap = round_root(cap);
@@ -50,16 +43,15 @@ void retract(T* y, int64_t k, int64_t label, double tie_gap) {
   // first round may go down; it ends left of the root.
   double active = 0;
   const auto next_tau = [=, &active](double tau) {
-    double sum = 0, count = 0;
-#pragma omp simd reduction(+ : sum, count)
-    for (int64_t j = 0; j < k; ++j) {
+    const auto capped = [=](int64_t j) {
       const double value = y[j];
-      const double capped = value < cap ? value : cap;
-      sum += capped > tau ? capped : 0.0;
-      count += capped > tau ? 1.0 : 0.0;
-    }
-    active = 1 + count;
-    return (sum + cap + tie_gap - 1) / active;
+      return value < cap ? value : cap;
+    };
+    const Sums kept = lanes.sums(
+        k, [=](int64_t j) { return capped(j) > tau ? capped(j) : 0.0; },
+        [=](int64_t j) { return capped(j) > tau ? 1.0 : 0.0; });
+    active = 1 + kept.second;
+    return (kept.first + cap + tie_gap - 1) / active;
   };
   double tau = next_tau(0);
   for (double next; (next = next_tau(tau)) > tau;) tau = next;
@@ -68,13 +60,12 @@ void retract(T* y, int64_t k, int64_t label, double tie_gap) {
   if (std::fabs(tau) * active <= 2 * std::numeric_limits<T>::epsilon()) tau = 0;
 
   // Subtracted before it is rounded: a rounded tau would be wrong by the same amount k times.
-#pragma omp simd
-  for (int64_t j = 0; j < k; ++j) {
+  lanes.each(k, [=](int64_t j) {
     const double value = y[j];
     const double rest = (value < cap ? value : cap) - tau;
     y[j] = rest > 0 ? static_cast<T>(rest) : T(0);
-  }
-  y[label] = static_cast<T>(cap + tie_gap - tau);
+  });
+  lanes.each(1, [=](int64_t) { y[label] = static_cast<T>(cap + tie_gap - tau); });
 }
 
 }  // namespace aeppt::AEPPT_VARIANT

@@ -8,6 +8,10 @@
 #include <cstring>
 #include <type_traits>
 
+#ifndef AEPPT_VARIANT
+#define AEPPT_VARIANT generic
+#endif
+
 namespace aeppt::AEPPT_VARIANT {
 
 template <typename T>

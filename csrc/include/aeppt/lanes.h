@@ -1,0 +1,65 @@
+// Lanes that work on one row together: what the search of a row is written against.
+//
+// An engine brings a type with these members; all lanes of a row call them together.
+//   each(n, f)      f(j) for all j < n, in any order; then every lane sees what was written
+//   sum(n, f)       the sum of f(j), in double
+//   sums(n, f, g)   two of them in one pass
+//   max(n, f)       the greatest f(j), n >= 1
+//   first(n, f)     the least j for which f(j) holds; n where it holds for none
+// The order of a sum depends on n and on nothing else. Values outside such a call are the same in
+// every lane.
+#pragma once
+
+#include <cstdint>
+
+#ifndef AEPPT_VARIANT
+#define AEPPT_VARIANT generic
+#endif
+
+namespace aeppt::AEPPT_VARIANT {
+
+struct Sums {
+  double first, second;
+};
+
+// One thread of a CPU, whose lanes are those of its vectors.
+struct SimdLanes {
+  template <typename F>
+  void each(int64_t n, F f) const {
+#pragma omp simd
+    for (int64_t j = 0; j < n; ++j) f(j);
+  }
+  template <typename F>
+  double sum(int64_t n, F f) const {
+    double sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t j = 0; j < n; ++j) sum += f(j);
+    return sum;
+  }
+  template <typename F, typename G>
+  Sums sums(int64_t n, F f, G g) const {
+    double first = 0, second = 0;
+#pragma omp simd reduction(+ : first, second)
+    for (int64_t j = 0; j < n; ++j) {
+      first += f(j);
+      second += g(j);
+    }
+    return {first, second};
+  }
+  template <typename F>
+  auto max(int64_t n, F f) const {
+    auto highest = f(0);
+#pragma omp simd reduction(max : highest)
+    for (int64_t j = 1; j < n; ++j) highest = f(j) > highest ? f(j) : highest;
+    return highest;
+  }
+  template <typename F>
+  int64_t first(int64_t n, F f) const {
+    for (int64_t j = 0; j < n; ++j) {
+      if (f(j)) return j;
+    }
+    return n;
+  }
+};
+
+}  // namespace aeppt::AEPPT_VARIANT

@@ -1,0 +1,260 @@
+// The search of one row, for every engine: what a row decides after each score, and the arithmetic
+// on its probabilities. The engine brings the substitute's scores and gradients, the order of the
+// classes, and the lanes that share a row's work.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+#include "aeppt/exponential.h"
+#include "aeppt/lanes.h"
+#include "aeppt/retraction.h"
+#include "aeppt/search.h"
+
+namespace aeppt::AEPPT_VARIANT {
+
+enum class Phase { kStart, kStep, kRefine, kBudget };
+enum class Next { kGradient, kEvaluate, kNothing };
+
+// The state of one row; arrays are [classes].
+template <typename T>
+struct Row {
+  T *start, *point, *best;
+  T* end;  // of the segment of a bisection; until then the gradient
+  int64_t row, label;
+  Phase phase;
+  int32_t round, steps;
+  bool selected, met, over_budget;
+  T side, score, score_before, score_after, best_goal;
+  double low, high;
+};
+
+template <typename T, typename Lanes>
+class RowSearch {
+ public:
+  RowSearch(const Search<T>& search, Lanes lanes)
+      : s_(search), o_(search.options), k_(search.classes), lanes_(lanes) {}
+
+  // Copies a row in; false where it is invalid and already answered.
+  bool load(Row<T>& r, int64_t row) const {
+    const T* const given = s_.probs + row * s_.row_stride;
+    const int64_t stride = s_.column_stride;
+    T* const start = r.start;
+    lanes_.each(k_, [=](int64_t j) { start[j] = given[j * stride]; });
+    const Sums facts = lanes_.sums(
+        k_, [=](int64_t j) { return static_cast<double>(start[j]); },
+        [=](int64_t j) {
+          return start[j] >= 0 && start[j] < std::numeric_limits<T>::infinity() ? 0.0 : 1.0;
+        });
+    r.row = row;
+    if (facts.second > 0 || !(std::fabs(facts.first - 1) <= kSumTolerance)) {
+      const T nan = std::numeric_limits<T>::quiet_NaN();
+      copy(start, s_.out + row * k_);
+      answer(row, Status::kInvalid, 0, nan, nan, T(0));
+      return false;
+    }
+    const T highest = lanes_.max(k_, [=](int64_t j) { return start[j]; });
+    r.label = lanes_.first(k_, [=](int64_t j) { return start[j] == highest; });
+    if (std::fabs(facts.first - 1) > kExactSum) retract(lanes_, start, k_, r.label, o_.tie_gap);
+    copy(start, r.point);
+    copy(start, r.best);
+    r.phase = Phase::kStart;
+    r.round = r.steps = 0;
+    r.met = r.over_budget = false;
+    return true;
+  }
+
+  // Reads the score at the row's point, and says what the row wants next. With constant_time a row
+  // that is done goes on with work whose outcome is not kept.
+  Next decide(Row<T>& r) const {
+    switch (r.phase) {
+      case Phase::kStart: {
+        const bool member = o_.direction == Direction::kMember;
+        r.side = member || r.score > 0 ? T(1) : T(-1);
+        r.selected = !member || r.score > -static_cast<T>(o_.margin);
+        r.score_before = r.score_after = r.score;
+        r.best_goal = r.side * r.score;
+        r.met = r.selected && reached(r);
+        if (!r.selected && !o_.constant_time) return Next::kNothing;
+        r.phase = Phase::kStep;
+        break;
+      }
+      case Phase::kStep:
+        ++r.round;
+        if (!r.selected || r.met) break;
+        ++r.steps;
+        if (r.side * r.score < r.best_goal) {
+          copy(r.point, r.best);
+          r.best_goal = r.side * r.score;
+          r.score_after = r.score;
+          r.met = reached(r);
+        }
+        break;
+      case Phase::kRefine: {
+        const double middle = (r.low + r.high) / 2;
+        (reached(r) ? r.high : r.low) = middle;
+        if (r.met && reached(r)) {
+          copy(r.point, r.best);
+          r.score_after = r.score;
+        }
+        ++r.round;
+        return bisect(r);
+      }
+      case Phase::kBudget:
+        if (r.over_budget) {
+          copy(r.point, r.best);
+          r.score_after = r.score;
+          r.met = reached(r);
+        }
+        return Next::kNothing;
+    }
+    if (r.round < o_.max_steps && (!r.met || o_.constant_time)) return Next::kGradient;
+    if (!r.met && !o_.constant_time) return fit_budget(r);
+    set_segment(r);
+    r.phase = Phase::kRefine;
+    r.round = 0;
+    return bisect(r);
+  }
+
+  // Adds to p the step along d, which holds the gradient before and the step taken after, and
+  // retracts; `label` is where p keeps the label.
+  void step(T* p, T* d, T side, int64_t label) const {
+    move(p, d, side, label);
+    retract(lanes_, p, k_, label, o_.tie_gap);
+  }
+
+  void finish(const Row<T>& r) const {
+    const Status status = !r.selected     ? Status::kUnchanged
+                          : r.met         ? Status::kSuccess
+                          : r.over_budget ? Status::kBudget
+                                          : Status::kExhausted;
+    copy(r.best, s_.out + r.row * k_);
+    answer(r.row, status, r.steps, r.score_before, r.score_after,
+           static_cast<T>(distance(r.best, r.start)));
+  }
+
+ private:
+  void copy(const T* from, T* to) const {
+    lanes_.each(k_, [=](int64_t j) { to[j] = from[j]; });
+  }
+
+  void answer(int64_t row, Status status, int32_t steps, T before, T after, T l1) const {
+    const Search<T>& s = s_;
+    lanes_.each(1, [&](int64_t) {
+      s.status[row] = static_cast<int8_t>(status);
+      s.steps[row] = steps;
+      s.score_before[row] = before;
+      s.score_after[row] = after;
+      s.l1[row] = l1;
+    });
+  }
+
+  bool reached(const Row<T>& r) const { return r.side * r.score <= -static_cast<T>(o_.margin); }
+
+  void move(T* p, T* d, T side, int64_t label) const {
+    const T step_size = static_cast<T>(o_.step_size);
+    if (o_.space == Space::kProb) {
+      const double mean = lanes_.sum(k_, [=](int64_t j) { return -side * d[j]; }) / k_;
+      const T shift = static_cast<T>(mean);
+      lanes_.each(k_, [=](int64_t j) { d[j] = -side * d[j] - shift; });
+    } else {
+      const T origin = -side * d[label], lowest = static_cast<T>(kLogFloor);
+      lanes_.each(k_, [=](int64_t j) {
+        p[j] = p[j] > lowest ? p[j] : lowest;
+        d[j] = -side * d[j] - origin;
+      });
+      const T shift = static_cast<T>(lanes_.sum(k_, [=](int64_t j) { return p[j] * d[j]; }));
+      lanes_.each(k_, [=](int64_t j) { d[j] = p[j] * (d[j] - shift); });
+    }
+
+    if (o_.norm == Norm::kLinf) {
+      lanes_.each(k_, [=](int64_t j) {
+        d[j] = d[j] > 0 ? step_size : d[j] < 0 ? -step_size : T(0);
+      });
+    } else {
+      const T norm = static_cast<T>(
+          std::sqrt(lanes_.sum(k_, [=](int64_t j) { return static_cast<double>(d[j]) * d[j]; })));
+      // An overflowing gradient has no direction.
+      const bool usable = norm > 0 && norm < std::numeric_limits<T>::infinity();
+      const T scale = step_size / norm;
+      lanes_.each(k_, [=](int64_t j) { d[j] = usable ? d[j] * scale : T(0); });
+    }
+
+    if (o_.space == Space::kProb) {
+      lanes_.each(k_, [=](int64_t j) { p[j] += d[j]; });
+    } else {
+      const T highest = lanes_.max(k_, [=](int64_t j) { return d[j]; });  // against overflow
+      lanes_.each(k_, [=](int64_t j) { p[j] *= exponential(d[j] - highest); });
+      normalize(p);
+    }
+  }
+
+  void normalize(T* p) const {
+    const T total = static_cast<T>(lanes_.sum(k_, [=](int64_t j) { return p[j]; }));
+    lanes_.each(k_, [=](int64_t j) { p[j] /= total; });
+  }
+
+  Next bisect(Row<T>& r) const {
+    if (r.round == o_.refine_steps) return fit_budget(r);
+    interpolate(r, (r.low + r.high) / 2);
+    return Next::kEvaluate;
+  }
+
+  // The segment from start to best; in logit space `end` holds the logarithm of their ratio.
+  void set_segment(Row<T>& r) const {
+    r.low = 0, r.high = 1;
+    copy(r.best, r.end);
+    if (o_.space == Space::kLogit) {
+      T* const end = r.end;
+      const T *const start = r.start, lowest = static_cast<T>(kLogFloor);
+      const auto raised = [lowest](T value) { return value > lowest ? value : lowest; };
+      lanes_.each(k_, [=](int64_t j) { end[j] = std::log(raised(end[j]) / raised(start[j])); });
+    }
+  }
+
+  // Puts the row's point at `at` of the way along its segment.
+  void interpolate(const Row<T>& r, double at) const {
+    const T t = static_cast<T>(at);
+    const T *const start = r.start, *const end = r.end;
+    T* const point = r.point;
+    if (o_.space == Space::kProb) {
+      lanes_.each(k_, [=](int64_t j) { point[j] = start[j] + t * (end[j] - start[j]); });
+    } else {
+      const T lowest = static_cast<T>(kLogFloor);
+      lanes_.each(k_, [=](int64_t j) {
+        point[j] = (start[j] > lowest ? start[j] : lowest) * exponential(t * end[j]);
+      });
+      normalize(point);
+    }
+    retract(lanes_, point, k_, r.label, o_.tie_gap);
+  }
+
+  double distance(const T* left, const T* right) const {
+    return lanes_.sum(k_, [=](int64_t j) { return std::fabs(left[j] - right[j]); });
+  }
+
+  // Where the best point costs more than max_l1: the furthest point of its segment inside it.
+  Next fit_budget(Row<T>& r) const {
+    if (!(o_.max_l1 < std::numeric_limits<double>::infinity())) return Next::kNothing;
+    r.over_budget = r.selected && distance(r.best, r.start) > o_.max_l1;
+    if (!r.over_budget && !o_.constant_time) return Next::kNothing;
+    set_segment(r);
+    for (int32_t i = 0; i < kBudgetSteps; ++i) {
+      const double middle = (r.low + r.high) / 2;
+      interpolate(r, middle);
+      (distance(r.point, r.start) <= o_.max_l1 ? r.low : r.high) = middle;
+    }
+    if (r.low > 0) interpolate(r, r.low);
+    else copy(r.start, r.point);
+    r.phase = Phase::kBudget;
+    return Next::kEvaluate;
+  }
+
+  const Search<T>& s_;
+  const Options& o_;
+  const int64_t k_;
+  const Lanes lanes_;
+};
+
+}  // namespace aeppt::AEPPT_VARIANT
