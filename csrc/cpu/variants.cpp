@@ -11,7 +11,7 @@ const std::vector<const Variant*>& built_variants() {
 #if defined(__x86_64__)
       &kAvx512Variant, &kAvx2Variant,
 #endif
-      &kBaselineVariant};
+      &kBaselineVariant, &kEmulatedVariant};
   return variants;
 }
 

@@ -26,12 +26,12 @@ struct Variant {
   }
 };
 
-extern const Variant kBaselineVariant;
+extern const Variant kBaselineVariant, kEmulatedVariant;
 #if defined(__x86_64__)
 extern const Variant kAvx2Variant, kAvx512Variant;
 #endif
 
-// Those built in, the fastest first.
+// Those built in, the fastest first; the last, the CUDA kernel emulated, is for tests.
 const std::vector<const Variant*>& built_variants();
 
 // The fastest that this processor supports, or the one that AEPPT_ISA names. Throws

@@ -35,7 +35,7 @@ print(json.dumps(found))
 """
 
 
-@pytest.mark.parametrize("name", ["baseline", "avx2", "avx512"])
+@pytest.mark.parametrize("name", ["baseline", "avx2", "avx512", "emulated"])
 def test_each_variant_agrees_with_the_reference(name: str, compiled_module: ModuleType) -> None:
     if not compiled_module.instruction_sets().get(name, False):
         pytest.skip(f"this build on this processor has no {name}")

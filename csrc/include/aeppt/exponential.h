@@ -8,14 +8,12 @@
 #include <cstring>
 #include <type_traits>
 
-#ifndef AEPPT_VARIANT
-#define AEPPT_VARIANT generic
-#endif
+#include "aeppt/lanes.h"
 
 namespace aeppt::AEPPT_VARIANT {
 
 template <typename T>
-inline T exponential(T x) {
+AEPPT_DEVICE inline T exponential(T x) {
   constexpr bool is_float = sizeof(T) == 4;
   using Bits = std::conditional_t<is_float, int32_t, int64_t>;
   constexpr int kMantissa = is_float ? 23 : 52, kBias = is_float ? 127 : 1023;
@@ -31,7 +29,7 @@ inline T exponential(T x) {
   const T n = (x * T(1.44269504088896340736) + kRound) - kRound;
   const T r = (x - n * kLog2High) - n * kLog2Low;
   T sum = 1;
-#pragma GCC unroll 16
+  AEPPT_UNROLL(16)
   for (int i = kDegree; i >= 1; --i) sum = 1 + sum * r * (T(1) / T(i));
   const Bits scale = (static_cast<Bits>(n) + kBias) << kMantissa;
   T power;

@@ -6,6 +6,7 @@
 //   sums(n, f, g)   two of them in one pass
 //   max(n, f)       the greatest f(j), n >= 1
 //   first(n, f)     the least j for which f(j) holds; n where it holds for none
+//   read(p)         *p, which any lane may overwrite afterwards
 // The order of a sum depends on n and on nothing else. Values outside such a call are the same in
 // every lane.
 #pragma once
@@ -14,6 +15,16 @@
 
 #ifndef AEPPT_VARIANT
 #define AEPPT_VARIANT generic
+#endif
+
+// AEPPT_DEVICE stands before each function that a GPU runs too.
+#define AEPPT_PRAGMA(text) _Pragma(#text)
+#ifdef __CUDACC__
+#define AEPPT_DEVICE __device__
+#define AEPPT_UNROLL(times) AEPPT_PRAGMA(unroll times)
+#else
+#define AEPPT_DEVICE
+#define AEPPT_UNROLL(times) AEPPT_PRAGMA(GCC unroll times)
 #endif
 
 namespace aeppt::AEPPT_VARIANT {
@@ -59,6 +70,10 @@ struct SimdLanes {
       if (f(j)) return j;
     }
     return n;
+  }
+  template <typename V>
+  V read(const V* p) const {
+    return *p;
   }
 };
 

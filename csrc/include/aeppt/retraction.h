@@ -16,11 +16,13 @@
 
 namespace aeppt::AEPPT_VARIANT {
 
-inline double round_root(double root) { return std::nearbyint(root * 0x1p44) * 0x1p-44; }
+AEPPT_DEVICE inline double round_root(double root) {
+  return std::nearbyint(root * 0x1p44) * 0x1p-44;
+}
 
 template <typename T, typename Lanes>
-void retract(Lanes lanes, T* y, int64_t k, int64_t label, double tie_gap) {
-  const double floor = static_cast<double>(y[label]) - tie_gap;
+AEPPT_DEVICE void retract(Lanes lanes, T* y, int64_t k, int64_t label, double tie_gap) {
+  const double floor = static_cast<double>(lanes.read(y + label)) - tie_gap;
   // The label is set apart: the passes below run over the others.
   lanes.each(1, [=](int64_t) { y[label] = -std::numeric_limits<T>::infinity(); });
 

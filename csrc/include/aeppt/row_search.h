@@ -33,11 +33,11 @@ struct Row {
 template <typename T, typename Lanes>
 class RowSearch {
  public:
-  RowSearch(const Search<T>& search, Lanes lanes)
+  AEPPT_DEVICE RowSearch(const Search<T>& search, Lanes lanes)
       : s_(search), o_(search.options), k_(search.classes), lanes_(lanes) {}
 
   // Copies a row in; false where it is invalid and already answered.
-  bool load(Row<T>& r, int64_t row) const {
+  AEPPT_DEVICE bool load(Row<T>& r, int64_t row) const {
     const T* const given = s_.probs + row * s_.row_stride;
     const int64_t stride = s_.column_stride;
     T* const start = r.start;
@@ -67,7 +67,7 @@ class RowSearch {
 
   // Reads the score at the row's point, and says what the row wants next. With constant_time a row
   // that is done goes on with work whose outcome is not kept.
-  Next decide(Row<T>& r) const {
+  AEPPT_DEVICE Next decide(Row<T>& r) const {
     switch (r.phase) {
       case Phase::kStart: {
         const bool member = o_.direction == Direction::kMember;
@@ -119,27 +119,29 @@ class RowSearch {
 
   // Adds to p the step along d, which holds the gradient before and the step taken after, and
   // retracts; `label` is where p keeps the label.
-  void step(T* p, T* d, T side, int64_t label) const {
+  AEPPT_DEVICE void step(T* p, T* d, T side, int64_t label) const {
     move(p, d, side, label);
     retract(lanes_, p, k_, label, o_.tie_gap);
   }
 
-  void finish(const Row<T>& r) const {
+  AEPPT_DEVICE void finish(const Row<T>& r) const {
     const Status status = !r.selected     ? Status::kUnchanged
                           : r.met         ? Status::kSuccess
                           : r.over_budget ? Status::kBudget
                                           : Status::kExhausted;
-    copy(r.best, s_.out + r.row * k_);
+    T* const out = s_.out + r.row * k_;
+    if (r.best != out) copy(r.best, out);  // an engine may keep the best point there
     answer(r.row, status, r.steps, r.score_before, r.score_after,
            static_cast<T>(distance(r.best, r.start)));
   }
 
  private:
-  void copy(const T* from, T* to) const {
+  AEPPT_DEVICE void copy(const T* from, T* to) const {
     lanes_.each(k_, [=](int64_t j) { to[j] = from[j]; });
   }
 
-  void answer(int64_t row, Status status, int32_t steps, T before, T after, T l1) const {
+  AEPPT_DEVICE void answer(int64_t row, Status status, int32_t steps, T before, T after,
+                           T l1) const {
     const Search<T>& s = s_;
     lanes_.each(1, [&](int64_t) {
       s.status[row] = static_cast<int8_t>(status);
@@ -150,16 +152,18 @@ class RowSearch {
     });
   }
 
-  bool reached(const Row<T>& r) const { return r.side * r.score <= -static_cast<T>(o_.margin); }
+  AEPPT_DEVICE bool reached(const Row<T>& r) const {
+    return r.side * r.score <= -static_cast<T>(o_.margin);
+  }
 
-  void move(T* p, T* d, T side, int64_t label) const {
+  AEPPT_DEVICE void move(T* p, T* d, T side, int64_t label) const {
     const T step_size = static_cast<T>(o_.step_size);
     if (o_.space == Space::kProb) {
       const double mean = lanes_.sum(k_, [=](int64_t j) { return -side * d[j]; }) / k_;
       const T shift = static_cast<T>(mean);
       lanes_.each(k_, [=](int64_t j) { d[j] = -side * d[j] - shift; });
     } else {
-      const T origin = -side * d[label], lowest = static_cast<T>(kLogFloor);
+      const T origin = -side * lanes_.read(d + label), lowest = static_cast<T>(kLogFloor);
       lanes_.each(k_, [=](int64_t j) {
         p[j] = p[j] > lowest ? p[j] : lowest;
         d[j] = -side * d[j] - origin;
@@ -190,19 +194,19 @@ class RowSearch {
     }
   }
 
-  void normalize(T* p) const {
+  AEPPT_DEVICE void normalize(T* p) const {
     const T total = static_cast<T>(lanes_.sum(k_, [=](int64_t j) { return p[j]; }));
     lanes_.each(k_, [=](int64_t j) { p[j] /= total; });
   }
 
-  Next bisect(Row<T>& r) const {
+  AEPPT_DEVICE Next bisect(Row<T>& r) const {
     if (r.round == o_.refine_steps) return fit_budget(r);
     interpolate(r, (r.low + r.high) / 2);
     return Next::kEvaluate;
   }
 
   // The segment from start to best; in logit space `end` holds the logarithm of their ratio.
-  void set_segment(Row<T>& r) const {
+  AEPPT_DEVICE void set_segment(Row<T>& r) const {
     r.low = 0, r.high = 1;
     copy(r.best, r.end);
     if (o_.space == Space::kLogit) {
@@ -214,7 +218,7 @@ class RowSearch {
   }
 
   // Puts the row's point at `at` of the way along its segment.
-  void interpolate(const Row<T>& r, double at) const {
+  AEPPT_DEVICE void interpolate(const Row<T>& r, double at) const {
     const T t = static_cast<T>(at);
     const T *const start = r.start, *const end = r.end;
     T* const point = r.point;
@@ -230,12 +234,12 @@ class RowSearch {
     retract(lanes_, point, k_, r.label, o_.tie_gap);
   }
 
-  double distance(const T* left, const T* right) const {
+  AEPPT_DEVICE double distance(const T* left, const T* right) const {
     return lanes_.sum(k_, [=](int64_t j) { return std::fabs(left[j] - right[j]); });
   }
 
   // Where the best point costs more than max_l1: the furthest point of its segment inside it.
-  Next fit_budget(Row<T>& r) const {
+  AEPPT_DEVICE Next fit_budget(Row<T>& r) const {
     if (!(o_.max_l1 < std::numeric_limits<double>::infinity())) return Next::kNothing;
     r.over_budget = r.selected && distance(r.best, r.start) > o_.max_l1;
     if (!r.over_budget && !o_.constant_time) return Next::kNothing;
