@@ -1,0 +1,51 @@
+// The arguments of aeppt::perturb_search, checked and read; the same for every device.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <optional>
+#include <tuple>
+
+#include "aeppt/search.h"
+
+namespace aeppt {
+
+using Outputs = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+
+// Throws ValueError that names the option, its value and its range.
+Options read_options(c10::string_view features, c10::string_view direction, c10::string_view space,
+                     c10::string_view norm, double step_size, int64_t max_steps, double margin,
+                     double tie_gap, int64_t refine_steps, std::optional<double> max_l1,
+                     bool constant_time);
+
+bool raises_on_invalid(c10::string_view on_invalid);
+
+// Throws ValueError or TypeError where shapes, dtypes or devices do not fit each other.
+void check_tensors(const at::Tensor& probs, at::TensorList weights, at::TensorList biases,
+                   Features features);
+
+// Empty outputs for probs [n, k]: probs, status, steps, score_before, score_after, l1.
+Outputs empty_outputs(const at::Tensor& probs);
+
+// Throws ValueError that names the first row that is not a probability vector, and says why.
+void refuse_invalid_rows(const at::Tensor& probs, const at::Tensor& status);
+
+template <typename T>
+Search<T> make_search(const at::Tensor& probs, const Options& options, const Outputs& outputs) {
+  return {probs.size(0),
+          probs.size(1),
+          probs.const_data_ptr<T>(),
+          probs.stride(0),
+          probs.stride(1),
+          nullptr,
+          0,
+          options,
+          std::get<0>(outputs).template data_ptr<T>(),
+          std::get<1>(outputs).template data_ptr<int8_t>(),
+          std::get<2>(outputs).template data_ptr<int32_t>(),
+          std::get<3>(outputs).template data_ptr<T>(),
+          std::get<4>(outputs).template data_ptr<T>(),
+          std::get<5>(outputs).template data_ptr<T>()};
+}
+
+}  // namespace aeppt
