@@ -18,6 +18,7 @@ FEATURES = ("sorted", "raw", "top3")
 DIRECTIONS = ("member", "both")
 SPACES = ("prob", "logit")
 NORMS = ("linf", "l2")
+PRECISIONS = ("float32", "tf32", "bf16")
 
 #: A row must sum to one within this much, or it is refused as not a distribution.
 SUM_TOLERANCE = 1e-3
@@ -80,6 +81,10 @@ class SearchOptions:
         The most a row may change, as the sum of absolute differences.
     constant_time : bool
         Every row does the work of the slowest, so that response time tells nothing.
+    precision : {"float32", "tf32", "bf16"}
+        The lowest precision in which a GPU may make the products of a gradient step. Whether a row
+        misleads the substitute is decided in float32 whatever is chosen here; float64 rows and
+        CPUs use no less than their own precision.
     on_invalid : {"raise", "passthrough"}
         What to do with a row that is not a probability vector.
 
@@ -100,6 +105,7 @@ class SearchOptions:
     refine_steps: int = 10
     max_l1: float | None = None
     constant_time: bool = False
+    precision: str = "float32"
     on_invalid: str = "raise"
 
     def __post_init__(self) -> None:
@@ -108,6 +114,7 @@ class SearchOptions:
             ("direction", DIRECTIONS),
             ("space", SPACES),
             ("norm", NORMS),
+            ("precision", PRECISIONS),
             ("on_invalid", ("raise", "passthrough")),
         ):
             if getattr(self, name) not in allowed:

@@ -12,7 +12,8 @@ namespace {
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>
 perturb_search_cuda(const at::Tensor& probs, at::TensorList, at::TensorList, c10::string_view,
                     c10::string_view, c10::string_view, c10::string_view, double, int64_t, double,
-                    double, int64_t, std::optional<double>, bool, c10::string_view) {
+                    double, int64_t, std::optional<double>, bool, c10::string_view,
+                    c10::string_view) {
   TORCH_CHECK_NOT_IMPLEMENTED(false,
                               "this version of aeppt searches on the CPU only, got probs on ",
                               probs.device(), "; pass probs.cpu() and a defense on the CPU");

@@ -31,7 +31,7 @@ void check_number(c10::string_view name, double value, double low, double high) 
 Options read_options(c10::string_view features, c10::string_view direction, c10::string_view space,
                      c10::string_view norm, double step_size, int64_t max_steps, double margin,
                      double tie_gap, int64_t refine_steps, std::optional<double> max_l1,
-                     bool constant_time) {
+                     bool constant_time, c10::string_view precision) {
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
   constexpr double kMostSteps = 1e6;
   check_number("step_size", step_size, 0, 1e6);
@@ -55,6 +55,10 @@ Options read_options(c10::string_view features, c10::string_view direction, c10:
       static_cast<int32_t>(refine_steps),
       max_l1.value_or(kInfinity),
       constant_time,
+      parse<Precision>("precision", precision,
+                       {{"float32", Precision::kFloat32},
+                        {"tf32", Precision::kTf32},
+                        {"bf16", Precision::kBf16}}),
   };
 }
 

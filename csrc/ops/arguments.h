@@ -16,7 +16,7 @@ using Outputs = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::T
 Options read_options(c10::string_view features, c10::string_view direction, c10::string_view space,
                      c10::string_view norm, double step_size, int64_t max_steps, double margin,
                      double tie_gap, int64_t refine_steps, std::optional<double> max_l1,
-                     bool constant_time);
+                     bool constant_time, c10::string_view precision);
 
 bool raises_on_invalid(c10::string_view on_invalid);
 

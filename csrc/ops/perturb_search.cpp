@@ -91,9 +91,10 @@ Outputs perturb_search_cpu(const at::Tensor& probs, at::TensorList weights, at::
                            c10::string_view space, c10::string_view norm, double step_size,
                            int64_t max_steps, double margin, double tie_gap, int64_t refine_steps,
                            std::optional<double> max_l1, bool constant_time,
-                           c10::string_view on_invalid) {
-  const Options options = read_options(features, direction, space, norm, step_size, max_steps,
-                                       margin, tie_gap, refine_steps, max_l1, constant_time);
+                           c10::string_view precision, c10::string_view on_invalid) {
+  const Options options =
+      read_options(features, direction, space, norm, step_size, max_steps, margin, tie_gap,
+                   refine_steps, max_l1, constant_time, precision);
   const bool raise = raises_on_invalid(on_invalid);
   check_tensors(probs, weights, biases, options.features);
   return probs.scalar_type() == at::kFloat
@@ -107,7 +108,8 @@ TORCH_LIBRARY(aeppt, library) {
   library.def(
       "perturb_search(Tensor probs, Tensor[] weights, Tensor[] biases, str features, "
       "str direction, str space, str norm, float step_size, int max_steps, float margin, "
-      "float tie_gap, int refine_steps, float? max_l1, bool constant_time, str on_invalid) "
+      "float tie_gap, int refine_steps, float? max_l1, bool constant_time, str precision, "
+      "str on_invalid) "
       "-> (Tensor probs, Tensor status, Tensor steps, Tensor score_before, Tensor score_after, "
       "Tensor l1)");
 }

@@ -29,6 +29,13 @@
 
 namespace aeppt::AEPPT_VARIANT {
 
+// Of a class or a place in a row: as wide as an engine counts best.
+#ifdef AEPPT_INDEX
+using Index = AEPPT_INDEX;
+#else
+using Index = int64_t;
+#endif
+
 struct Sums {
   double first, second;
 };
@@ -36,37 +43,37 @@ struct Sums {
 // One thread of a CPU, whose lanes are those of its vectors.
 struct SimdLanes {
   template <typename F>
-  void each(int64_t n, F f) const {
+  void each(Index n, F f) const {
 #pragma omp simd
-    for (int64_t j = 0; j < n; ++j) f(j);
+    for (Index j = 0; j < n; ++j) f(j);
   }
   template <typename F>
-  double sum(int64_t n, F f) const {
+  double sum(Index n, F f) const {
     double sum = 0;
 #pragma omp simd reduction(+ : sum)
-    for (int64_t j = 0; j < n; ++j) sum += f(j);
+    for (Index j = 0; j < n; ++j) sum += f(j);
     return sum;
   }
   template <typename F, typename G>
-  Sums sums(int64_t n, F f, G g) const {
+  Sums sums(Index n, F f, G g) const {
     double first = 0, second = 0;
 #pragma omp simd reduction(+ : first, second)
-    for (int64_t j = 0; j < n; ++j) {
+    for (Index j = 0; j < n; ++j) {
       first += f(j);
       second += g(j);
     }
     return {first, second};
   }
   template <typename F>
-  auto max(int64_t n, F f) const {
+  auto max(Index n, F f) const {
     auto highest = f(0);
 #pragma omp simd reduction(max : highest)
-    for (int64_t j = 1; j < n; ++j) highest = f(j) > highest ? f(j) : highest;
+    for (Index j = 1; j < n; ++j) highest = f(j) > highest ? f(j) : highest;
     return highest;
   }
   template <typename F>
-  int64_t first(int64_t n, F f) const {
-    for (int64_t j = 0; j < n; ++j) {
+  Index first(Index n, F f) const {
+    for (Index j = 0; j < n; ++j) {
       if (f(j)) return j;
     }
     return n;

@@ -21,22 +21,22 @@ AEPPT_DEVICE inline double round_root(double root) {
 }
 
 template <typename T, typename Lanes>
-AEPPT_DEVICE void retract(Lanes lanes, T* y, int64_t k, int64_t label, double tie_gap) {
+AEPPT_DEVICE void retract(Lanes lanes, T* y, Index k, Index label, double tie_gap) {
   const double floor = static_cast<double>(lanes.read(y + label)) - tie_gap;
   // The label is set apart: the passes below run over the others.
-  lanes.each(1, [=](int64_t) { y[label] = -std::numeric_limits<T>::infinity(); });
+  lanes.each(1, [=](Index) { y[label] = -std::numeric_limits<T>::infinity(); });
 
   // cap: the value down to which greater entries are pulled; the label becomes cap + tie_gap.
   const auto next_cap = [=](double cap) {
     const Sums above = lanes.sums(
-        k, [=](int64_t j) { return y[j] > cap ? static_cast<double>(y[j]) : 0.0; },
-        [=](int64_t j) { return y[j] > cap ? 1.0 : 0.0; });
+        k, [=](Index j) { return y[j] > cap ? static_cast<double>(y[j]) : 0.0; },
+        [=](Index j) { return y[j] > cap ? 1.0 : 0.0; });
     return (floor + above.first) / (1 + above.second);
   };
   double cap = floor;
   // Often none is above; some may only be equal once rounded.
   const T floor_rounded = static_cast<T>(floor);
-  if (lanes.max(k, [=](int64_t j) { return y[j]; }) >= floor_rounded) {
+  if (lanes.max(k, [=](Index j) { return y[j]; }) >= floor_rounded) {
     for (double next; (next = next_cap(cap)) > cap;) cap = next;
   }
   cap = round_root(cap);
@@ -45,13 +45,13 @@ AEPPT_DEVICE void retract(Lanes lanes, T* y, int64_t k, int64_t label, double ti
   // first round may go down; it ends left of the root.
   double active = 0;
   const auto next_tau = [=, &active](double tau) {
-    const auto capped = [=](int64_t j) {
+    const auto capped = [=](Index j) {
       const double value = y[j];
       return value < cap ? value : cap;
     };
     const Sums kept = lanes.sums(
-        k, [=](int64_t j) { return capped(j) > tau ? capped(j) : 0.0; },
-        [=](int64_t j) { return capped(j) > tau ? 1.0 : 0.0; });
+        k, [=](Index j) { return capped(j) > tau ? capped(j) : 0.0; },
+        [=](Index j) { return capped(j) > tau ? 1.0 : 0.0; });
     active = 1 + kept.second;
     return (kept.first + cap + tie_gap - 1) / active;
   };
@@ -62,12 +62,12 @@ AEPPT_DEVICE void retract(Lanes lanes, T* y, int64_t k, int64_t label, double ti
   if (std::fabs(tau) * active <= 2 * std::numeric_limits<T>::epsilon()) tau = 0;
 
   // Subtracted before it is rounded: a rounded tau would be wrong by the same amount k times.
-  lanes.each(k, [=](int64_t j) {
+  lanes.each(k, [=](Index j) {
     const double value = y[j];
     const double rest = (value < cap ? value : cap) - tau;
     y[j] = rest > 0 ? static_cast<T>(rest) : T(0);
   });
-  lanes.each(1, [=](int64_t) { y[label] = static_cast<T>(cap + tie_gap - tau); });
+  lanes.each(1, [=](Index) { y[label] = static_cast<T>(cap + tie_gap - tau); });
 }
 
 }  // namespace aeppt::AEPPT_VARIANT

@@ -14,7 +14,7 @@
 
 namespace aeppt::AEPPT_VARIANT {
 
-enum class Phase { kStart, kStep, kRefine, kBudget };
+enum class Phase { kStart, kStep, kLast, kRefine, kBudget };
 enum class Next { kGradient, kEvaluate, kNothing };
 
 // The state of one row; arrays are [classes].
@@ -22,10 +22,12 @@ template <typename T>
 struct Row {
   T *start, *point, *best;
   T* end;  // of the segment of a bisection; until then the gradient
-  int64_t row, label;
+  int64_t row;
+  Index label;
   Phase phase;
   int32_t round, steps;
   bool selected, met, over_budget;
+  bool exact;  // the score at the point is, or is to be, in full precision
   T side, score, score_before, score_after, best_goal;
   double low, high;
 };
@@ -33,18 +35,24 @@ struct Row {
 template <typename T, typename Lanes>
 class RowSearch {
  public:
-  AEPPT_DEVICE RowSearch(const Search<T>& search, Lanes lanes)
-      : s_(search), o_(search.options), k_(search.classes), lanes_(lanes) {}
+  // `coarse`: the engine makes gradient steps in the precision that the options allow. A coarse
+  // score guides; what is answered rests on exact ones.
+  AEPPT_DEVICE RowSearch(const Search<T>& search, Lanes lanes, bool coarse = false)
+      : s_(search),
+        o_(search.options),
+        k_(search.classes),
+        lanes_(lanes),
+        coarse_(coarse && !search.options.constant_time) {}
 
   // Copies a row in; false where it is invalid and already answered.
   AEPPT_DEVICE bool load(Row<T>& r, int64_t row) const {
     const T* const given = s_.probs + row * s_.row_stride;
     const int64_t stride = s_.column_stride;
     T* const start = r.start;
-    lanes_.each(k_, [=](int64_t j) { start[j] = given[j * stride]; });
+    lanes_.each(k_, [=](Index j) { start[j] = given[j * stride]; });
     const Sums facts = lanes_.sums(
-        k_, [=](int64_t j) { return static_cast<double>(start[j]); },
-        [=](int64_t j) {
+        k_, [=](Index j) { return static_cast<double>(start[j]); },
+        [=](Index j) {
           return start[j] >= 0 && start[j] < std::numeric_limits<T>::infinity() ? 0.0 : 1.0;
         });
     r.row = row;
@@ -54,14 +62,15 @@ class RowSearch {
       answer(row, Status::kInvalid, 0, nan, nan, T(0));
       return false;
     }
-    const T highest = lanes_.max(k_, [=](int64_t j) { return start[j]; });
-    r.label = lanes_.first(k_, [=](int64_t j) { return start[j] == highest; });
+    const T highest = lanes_.max(k_, [=](Index j) { return start[j]; });
+    r.label = lanes_.first(k_, [=](Index j) { return start[j] == highest; });
     if (std::fabs(facts.first - 1) > kExactSum) retract(lanes_, start, k_, r.label, o_.tie_gap);
     copy(start, r.point);
     copy(start, r.best);
     r.phase = Phase::kStart;
     r.round = r.steps = 0;
     r.met = r.over_budget = false;
+    r.exact = true;
     return true;
   }
 
@@ -81,6 +90,10 @@ class RowSearch {
         break;
       }
       case Phase::kStep:
+        if (!r.exact && reached(r)) {
+          r.exact = true;
+          return Next::kEvaluate;
+        }
         ++r.round;
         if (!r.selected || r.met) break;
         ++r.steps;
@@ -91,6 +104,10 @@ class RowSearch {
           r.met = reached(r);
         }
         break;
+      case Phase::kLast:
+        r.score_after = r.score;
+        r.met = reached(r);
+        break;
       case Phase::kRefine: {
         const double middle = (r.low + r.high) / 2;
         (reached(r) ? r.high : r.low) = middle;
@@ -99,7 +116,7 @@ class RowSearch {
           r.score_after = r.score;
         }
         ++r.round;
-        return bisect(r);
+        break;
       }
       case Phase::kBudget:
         if (r.over_budget) {
@@ -109,17 +126,33 @@ class RowSearch {
         }
         return Next::kNothing;
     }
-    if (r.round < o_.max_steps && (!r.met || o_.constant_time)) return Next::kGradient;
-    if (!r.met && !o_.constant_time) return fit_budget(r);
-    set_segment(r);
-    r.phase = Phase::kRefine;
-    r.round = 0;
-    return bisect(r);
+    if (r.phase != Phase::kRefine) {
+      if (r.round < o_.max_steps && (!r.met || o_.constant_time)) {
+        r.exact = !coarse_;
+        return Next::kGradient;
+      }
+      r.exact = true;
+      if (coarse_ && !r.met && r.phase != Phase::kLast) {
+        copy(r.best, r.point);
+        r.phase = Phase::kLast;
+        return Next::kEvaluate;
+      }
+      r.round = 0;
+      if (r.met || o_.constant_time) {
+        set_segment(r);
+        r.phase = Phase::kRefine;
+      }
+    }
+    if (r.phase == Phase::kRefine && r.round < o_.refine_steps) {
+      interpolate(r, (r.low + r.high) / 2);
+      return Next::kEvaluate;
+    }
+    return fit_budget(r);
   }
 
   // Adds to p the step along d, which holds the gradient before and the step taken after, and
   // retracts; `label` is where p keeps the label.
-  AEPPT_DEVICE void step(T* p, T* d, T side, int64_t label) const {
+  AEPPT_DEVICE void step(T* p, T* d, T side, Index label) const {
     move(p, d, side, label);
     retract(lanes_, p, k_, label, o_.tie_gap);
   }
@@ -137,13 +170,13 @@ class RowSearch {
 
  private:
   AEPPT_DEVICE void copy(const T* from, T* to) const {
-    lanes_.each(k_, [=](int64_t j) { to[j] = from[j]; });
+    lanes_.each(k_, [=](Index j) { to[j] = from[j]; });
   }
 
   AEPPT_DEVICE void answer(int64_t row, Status status, int32_t steps, T before, T after,
                            T l1) const {
     const Search<T>& s = s_;
-    lanes_.each(1, [&](int64_t) {
+    lanes_.each(1, [&](Index) {
       s.status[row] = static_cast<int8_t>(status);
       s.steps[row] = steps;
       s.score_before[row] = before;
@@ -156,53 +189,45 @@ class RowSearch {
     return r.side * r.score <= -static_cast<T>(o_.margin);
   }
 
-  AEPPT_DEVICE void move(T* p, T* d, T side, int64_t label) const {
+  AEPPT_DEVICE void move(T* p, T* d, T side, Index label) const {
     const T step_size = static_cast<T>(o_.step_size);
     if (o_.space == Space::kProb) {
-      const double mean = lanes_.sum(k_, [=](int64_t j) { return -side * d[j]; }) / k_;
+      const double mean = lanes_.sum(k_, [=](Index j) { return -side * d[j]; }) / k_;
       const T shift = static_cast<T>(mean);
-      lanes_.each(k_, [=](int64_t j) { d[j] = -side * d[j] - shift; });
+      lanes_.each(k_, [=](Index j) { d[j] = -side * d[j] - shift; });
     } else {
       const T origin = -side * lanes_.read(d + label), lowest = static_cast<T>(kLogFloor);
-      lanes_.each(k_, [=](int64_t j) {
+      lanes_.each(k_, [=](Index j) {
         p[j] = p[j] > lowest ? p[j] : lowest;
         d[j] = -side * d[j] - origin;
       });
-      const T shift = static_cast<T>(lanes_.sum(k_, [=](int64_t j) { return p[j] * d[j]; }));
-      lanes_.each(k_, [=](int64_t j) { d[j] = p[j] * (d[j] - shift); });
+      const T shift = static_cast<T>(lanes_.sum(k_, [=](Index j) { return p[j] * d[j]; }));
+      lanes_.each(k_, [=](Index j) { d[j] = p[j] * (d[j] - shift); });
     }
 
     if (o_.norm == Norm::kLinf) {
-      lanes_.each(k_, [=](int64_t j) {
-        d[j] = d[j] > 0 ? step_size : d[j] < 0 ? -step_size : T(0);
-      });
+      lanes_.each(k_, [=](Index j) { d[j] = d[j] > 0 ? step_size : d[j] < 0 ? -step_size : T(0); });
     } else {
       const T norm = static_cast<T>(
-          std::sqrt(lanes_.sum(k_, [=](int64_t j) { return static_cast<double>(d[j]) * d[j]; })));
+          std::sqrt(lanes_.sum(k_, [=](Index j) { return static_cast<double>(d[j]) * d[j]; })));
       // An overflowing gradient has no direction.
       const bool usable = norm > 0 && norm < std::numeric_limits<T>::infinity();
       const T scale = step_size / norm;
-      lanes_.each(k_, [=](int64_t j) { d[j] = usable ? d[j] * scale : T(0); });
+      lanes_.each(k_, [=](Index j) { d[j] = usable ? d[j] * scale : T(0); });
     }
 
     if (o_.space == Space::kProb) {
-      lanes_.each(k_, [=](int64_t j) { p[j] += d[j]; });
+      lanes_.each(k_, [=](Index j) { p[j] += d[j]; });
     } else {
-      const T highest = lanes_.max(k_, [=](int64_t j) { return d[j]; });  // against overflow
-      lanes_.each(k_, [=](int64_t j) { p[j] *= exponential(d[j] - highest); });
+      const T highest = lanes_.max(k_, [=](Index j) { return d[j]; });  // against overflow
+      lanes_.each(k_, [=](Index j) { p[j] *= exponential(d[j] - highest); });
       normalize(p);
     }
   }
 
   AEPPT_DEVICE void normalize(T* p) const {
-    const T total = static_cast<T>(lanes_.sum(k_, [=](int64_t j) { return p[j]; }));
-    lanes_.each(k_, [=](int64_t j) { p[j] /= total; });
-  }
-
-  AEPPT_DEVICE Next bisect(Row<T>& r) const {
-    if (r.round == o_.refine_steps) return fit_budget(r);
-    interpolate(r, (r.low + r.high) / 2);
-    return Next::kEvaluate;
+    const T total = static_cast<T>(lanes_.sum(k_, [=](Index j) { return p[j]; }));
+    lanes_.each(k_, [=](Index j) { p[j] /= total; });
   }
 
   // The segment from start to best; in logit space `end` holds the logarithm of their ratio.
@@ -213,7 +238,7 @@ class RowSearch {
       T* const end = r.end;
       const T *const start = r.start, lowest = static_cast<T>(kLogFloor);
       const auto raised = [lowest](T value) { return value > lowest ? value : lowest; };
-      lanes_.each(k_, [=](int64_t j) { end[j] = std::log(raised(end[j]) / raised(start[j])); });
+      lanes_.each(k_, [=](Index j) { end[j] = std::log(raised(end[j]) / raised(start[j])); });
     }
   }
 
@@ -223,10 +248,10 @@ class RowSearch {
     const T *const start = r.start, *const end = r.end;
     T* const point = r.point;
     if (o_.space == Space::kProb) {
-      lanes_.each(k_, [=](int64_t j) { point[j] = start[j] + t * (end[j] - start[j]); });
+      lanes_.each(k_, [=](Index j) { point[j] = start[j] + t * (end[j] - start[j]); });
     } else {
       const T lowest = static_cast<T>(kLogFloor);
-      lanes_.each(k_, [=](int64_t j) {
+      lanes_.each(k_, [=](Index j) {
         point[j] = (start[j] > lowest ? start[j] : lowest) * exponential(t * end[j]);
       });
       normalize(point);
@@ -235,7 +260,7 @@ class RowSearch {
   }
 
   AEPPT_DEVICE double distance(const T* left, const T* right) const {
-    return lanes_.sum(k_, [=](int64_t j) { return std::fabs(left[j] - right[j]); });
+    return lanes_.sum(k_, [=](Index j) { return std::fabs(left[j] - right[j]); });
   }
 
   // Where the best point costs more than max_l1: the furthest point of its segment inside it.
@@ -244,21 +269,23 @@ class RowSearch {
     r.over_budget = r.selected && distance(r.best, r.start) > o_.max_l1;
     if (!r.over_budget && !o_.constant_time) return Next::kNothing;
     set_segment(r);
-    for (int32_t i = 0; i < kBudgetSteps; ++i) {
-      const double middle = (r.low + r.high) / 2;
-      interpolate(r, middle);
-      (distance(r.point, r.start) <= o_.max_l1 ? r.low : r.high) = middle;
+    for (int32_t i = 0;; ++i) {
+      const bool last = i == kBudgetSteps;
+      const double at = last ? r.low : (r.low + r.high) / 2;
+      interpolate(r, at);
+      if (last) break;
+      (distance(r.point, r.start) <= o_.max_l1 ? r.low : r.high) = at;
     }
-    if (r.low > 0) interpolate(r, r.low);
-    else copy(r.start, r.point);
+    if (!(r.low > 0)) copy(r.start, r.point);
     r.phase = Phase::kBudget;
     return Next::kEvaluate;
   }
 
   const Search<T>& s_;
   const Options& o_;
-  const int64_t k_;
+  const Index k_;
   const Lanes lanes_;
+  const bool coarse_;
 };
 
 }  // namespace aeppt::AEPPT_VARIANT

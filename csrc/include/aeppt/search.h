@@ -13,6 +13,9 @@ enum class Direction : int32_t { kMember, kBoth };
 enum class Space : int32_t { kProb, kLogit };
 enum class Norm : int32_t { kLinf, kL2 };
 
+// The lowest precision in which the products of a gradient step may be made.
+enum class Precision : int32_t { kFloat32, kTf32, kBf16 };
+
 enum class Status : int8_t {
   kUnchanged = 0,
   kSuccess = 1,
@@ -39,6 +42,7 @@ struct Options {
   int32_t refine_steps;
   double max_l1;  // infinity where there is no budget
   bool constant_time;
+  Precision precision;
 };
 
 // Outputs of a matrix product are grouped in panels of this many, so that the weights of one panel

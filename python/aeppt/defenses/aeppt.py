@@ -58,6 +58,9 @@ class AEPPT(OutputDefense):
         The most that one row may change, as the sum of absolute differences.
     constant_time : bool
         Every row takes the work of the slowest, so that response time tells nothing.
+    precision : {"float32", "tf32", "bf16"}
+        The lowest precision in which a GPU may make the products of a gradient step; a CPU uses
+        full precision. Whether a row misleads the substitute is decided in float32 in any case.
     on_invalid : {"raise", "passthrough"}
         What to do with a row that is not a probability vector.
     random_state : int
@@ -95,6 +98,7 @@ class AEPPT(OutputDefense):
         refine_steps: int = 10,
         max_l1: float | None = None,
         constant_time: bool = False,
+        precision: Literal["float32", "tf32", "bf16"] = "float32",
         on_invalid: Literal["raise", "passthrough"] = "raise",
         random_state: int = 0,
     ) -> None:
@@ -111,6 +115,7 @@ class AEPPT(OutputDefense):
         self.refine_steps = refine_steps
         self.max_l1 = max_l1
         self.constant_time = constant_time
+        self.precision = precision
         self.on_invalid = on_invalid
         self.random_state = random_state
 

@@ -1,0 +1,278 @@
+// The threads of a block: teams of lanes, each of which works on one row (aeppt/lanes.h), and warps
+// that work on products together. Each call ends in a barrier of those who took part, so that what
+// one thread wrote the others read.
+//
+// Beyond what every engine's lanes offer, a team has
+//   compact(n, keep, emit)   emit(j, place) for each j that is kept, places in order; how many
+//   fetch(counter)           the counter's value before it grew by one
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include "aeppt/lanes.h"
+#ifndef __CUDACC__
+#include "emulated.h"
+#endif
+
+namespace aeppt::AEPPT_VARIANT {
+
+using Counter = unsigned long long;
+
+constexpr int kWarp = 32;
+
+// A warp, or the part of one that works on a row.
+template <int kLanes>
+struct WarpLanes {
+  static_assert(kLanes <= kWarp && kWarp % kLanes == 0);
+
+  __device__ static int lane() { return threadIdx.x % kLanes; }
+  __device__ static int shift() { return threadIdx.x % kWarp / kLanes * kLanes; }
+  __device__ static unsigned mask() { return (~0u >> (kWarp - kLanes)) << shift(); }
+  __device__ static unsigned ballot(bool vote) {
+    return (__ballot_sync(mask(), vote) & mask()) >> shift();
+  }
+
+  template <typename F>
+  __device__ void each(Index n, F f) const {
+    for (Index j = lane(); j < n; j += kLanes) f(j);
+    __syncwarp(mask());
+  }
+  template <typename F>
+  __device__ double sum(Index n, F f) const {
+    double part = 0;
+    for (Index j = lane(); j < n; j += kLanes) part += f(j);
+    return total(part);
+  }
+  template <typename F, typename G>
+  __device__ Sums sums(Index n, F f, G g) const {
+    Sums part{0, 0};
+    for (Index j = lane(); j < n; j += kLanes) {
+      part.first += f(j);
+      part.second += g(j);
+    }
+    return {total(part.first), total(part.second)};
+  }
+  template <typename F>
+  __device__ auto max(Index n, F f) const {
+    auto highest = f(0);
+    for (Index j = lane(); j < n; j += kLanes) highest = f(j) > highest ? f(j) : highest;
+    return greatest(highest);
+  }
+  template <typename F>
+  __device__ Index first(Index n, F f) const {
+    for (Index base = 0; base < n; base += kLanes) {
+      const unsigned found = ballot(base + lane() < n && f(base + lane()));
+      if (found != 0) return base + __ffs(found) - 1;
+    }
+    return n;
+  }
+  template <typename V>
+  __device__ V read(const V* p) const {
+    const V value = *p;
+    __syncwarp(mask());
+    return value;
+  }
+  template <typename Keep, typename Emit>
+  __device__ Index compact(Index n, Keep keep, Emit emit) const {
+    Index count = 0;
+    for (Index base = 0; base < n; base += kLanes) {
+      const Index j = base + lane();
+      const bool kept = j < n && keep(j);
+      const unsigned votes = ballot(kept);
+      if (kept) emit(j, count + __popc(votes & ((1u << lane()) - 1)));
+      count += __popc(votes);
+    }
+    __syncwarp(mask());
+    return count;
+  }
+  template <typename C>
+  __device__ int64_t fetch(C* counter) const {
+    Counter taken = 0;
+    if (lane() == 0) taken = atomicAdd(counter, Counter(1));
+    return static_cast<int64_t>(__shfl_sync(mask(), taken, 0, kLanes));
+  }
+
+  __device__ static double total(double part) {
+    for (int offset = kLanes / 2; offset > 0; offset /= 2) {
+      part += __shfl_xor_sync(mask(), part, offset, kLanes);
+    }
+    return part;
+  }
+  template <typename V>
+  __device__ static V greatest(V part) {
+    for (int offset = kLanes / 2; offset > 0; offset /= 2) {
+      const V other = __shfl_xor_sync(mask(), part, offset, kLanes);
+      part = other > part ? other : part;
+    }
+    return part;
+  }
+};
+
+// What the warps of a block tell each other.
+struct BlockScratch {
+  double part[2][kWarp];
+  Index count[kWarp];
+  int64_t fetched;
+};
+
+__device__ inline BlockScratch& block_scratch() {
+  __shared__ BlockScratch scratch;
+  return scratch;
+}
+
+// A whole block that works on one row.
+template <int kThreads>
+struct BlockLanes {
+  using Warp = WarpLanes<kWarp>;
+  static constexpr int kWarps = kThreads / kWarp;
+
+  __device__ static int lane() { return threadIdx.x; }
+  __device__ static int warp() { return threadIdx.x / kWarp; }
+
+  template <typename F>
+  __device__ void each(Index n, F f) const {
+    for (Index j = lane(); j < n; j += kThreads) f(j);
+    __syncthreads();
+  }
+  template <typename F>
+  __device__ double sum(Index n, F f) const {
+    return sums(n, f, [](Index) { return 0.0; }).first;
+  }
+  template <typename F, typename G>
+  __device__ Sums sums(Index n, F f, G g) const {
+    Sums part{0, 0};
+    for (Index j = lane(); j < n; j += kThreads) {
+      part.first += f(j);
+      part.second += g(j);
+    }
+    BlockScratch& scratch = block_scratch();
+    const double first = Warp::total(part.first), second = Warp::total(part.second);
+    if (Warp::lane() == 0) scratch.part[0][warp()] = first, scratch.part[1][warp()] = second;
+    __syncthreads();
+    Sums all{scratch.part[0][0], scratch.part[1][0]};
+    for (int w = 1; w < kWarps; ++w) {
+      all.first += scratch.part[0][w];
+      all.second += scratch.part[1][w];
+    }
+    __syncthreads();
+    return all;
+  }
+  template <typename F>
+  __device__ auto max(Index n, F f) const {
+    auto highest = f(0);
+    for (Index j = lane(); j < n; j += kThreads) highest = f(j) > highest ? f(j) : highest;
+    highest = Warp::greatest(highest);
+    BlockScratch& scratch = block_scratch();
+    if (Warp::lane() == 0) scratch.part[0][warp()] = highest;
+    __syncthreads();
+    double greatest = scratch.part[0][0];
+    for (int w = 1; w < kWarps; ++w) {
+      greatest = scratch.part[0][w] > greatest ? scratch.part[0][w] : greatest;
+    }
+    __syncthreads();
+    return static_cast<decltype(highest)>(greatest);
+  }
+  template <typename F>
+  __device__ Index first(Index n, F f) const {
+    BlockScratch& scratch = block_scratch();
+    for (Index base = 0; base < n; base += kThreads) {
+      const unsigned found = Warp::ballot(base + lane() < n && f(base + lane()));
+      if (Warp::lane() == 0) scratch.count[warp()] = static_cast<Index>(found);
+      __syncthreads();
+      Index least = n;
+      for (int w = kWarps - 1; w >= 0; --w) {
+        const unsigned votes = static_cast<unsigned>(scratch.count[w]);
+        if (votes != 0) least = base + w * kWarp + __ffs(votes) - 1;
+      }
+      __syncthreads();
+      if (least < n) return least;
+    }
+    return n;
+  }
+  template <typename V>
+  __device__ V read(const V* p) const {
+    const V value = *p;
+    __syncthreads();
+    return value;
+  }
+  template <typename Keep, typename Emit>
+  __device__ Index compact(Index n, Keep keep, Emit emit) const {
+    BlockScratch& scratch = block_scratch();
+    Index count = 0;
+    for (Index base = 0; base < n; base += kThreads) {
+      const Index j = base + lane();
+      const bool kept = j < n && keep(j);
+      const unsigned votes = Warp::ballot(kept);
+      if (Warp::lane() == 0) scratch.count[warp()] = __popc(votes);
+      __syncthreads();
+      Index place = count + __popc(votes & ((1u << Warp::lane()) - 1));
+      for (int w = 0; w < kWarps; ++w) {
+        if (w < warp()) place += scratch.count[w];
+        count += scratch.count[w];
+      }
+      if (kept) emit(j, place);
+      __syncthreads();
+    }
+    return count;
+  }
+  template <typename C>
+  __device__ int64_t fetch(C* counter) const {
+    BlockScratch& scratch = block_scratch();
+    if (lane() == 0) scratch.fetched = static_cast<int64_t>(atomicAdd(counter, Counter(1)));
+    __syncthreads();
+    const int64_t taken = scratch.fetched;
+    __syncthreads();
+    return taken;
+  }
+};
+
+// All threads of a block call these together.
+template <int kLanes, int kThreads>
+struct Block {
+  static constexpr int kTeams = kThreads / kLanes, kWarps = kThreads / kWarp;
+  using Lanes = std::conditional_t<kLanes <= kWarp, WarpLanes<(kLanes <= kWarp ? kLanes : kWarp)>,
+                                   BlockLanes<kThreads>>;
+
+  __device__ static Index team() { return threadIdx.x / kLanes; }
+
+  // f(i) for all i < n.
+  template <typename F>
+  __device__ void each(Index n, F f) const {
+    for (Index i = threadIdx.x; i < n; i += kThreads) f(i);
+    __syncthreads();
+  }
+  // f(lanes, i) for all i < n.
+  template <typename F>
+  __device__ void teams(Index n, F f) const {
+    for (Index i = threadIdx.x / kLanes; i < n; i += kTeams) f(Lanes(), i);
+    __syncthreads();
+  }
+  // f(i, lane) for all i < n and all lanes of a warp.
+  template <typename F>
+  __device__ void warps(Index n, F f) const {
+    for (Index i = threadIdx.x / kWarp; i < n; i += kWarps) f(i, threadIdx.x % kWarp);
+    __syncthreads();
+  }
+  // Lists the i < n for which f(i), in order; how many.
+  template <typename F>
+  __device__ Index select(Index n, F f, int32_t* list) const {
+    BlockScratch& scratch = block_scratch();
+    if (threadIdx.x < kWarp) {
+      const Index count = WarpLanes<kWarp>().compact(
+          n, f, [=](Index i, Index place) { list[place] = static_cast<int32_t>(i); });
+      if (threadIdx.x == 0) scratch.count[0] = count;
+    }
+    __syncthreads();
+    const Index count = scratch.count[0];
+    __syncthreads();
+    return count;
+  }
+  // Stores one output of a product.
+  template <typename T>
+  __device__ void store(T* target, T value) const {
+    *target = value;
+  }
+};
+
+}  // namespace aeppt::AEPPT_VARIANT
