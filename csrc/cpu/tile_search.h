@@ -66,7 +66,7 @@ class TileSearch {
         k_(search.classes),
         width_(padded(search.classes)),
         slots_(slots),
-        hidden_width_(hidden_width(search)),
+        hidden_width_(hidden_width(search.layers, search.layer_count)),
         arena_(bytes(search, slots)),
         order_(static_cast<int32_t>(k_), arena_.template take<Key>(Order<T>::scratch_keys(k_))) {
     slot_ = arena_.template take<Slot>(slots);
@@ -127,16 +127,10 @@ class TileSearch {
     bool ordered;    // `order` and `features` are those of the point
   };
 
-  static int64_t hidden_width(const Search<T>& search) {
-    int64_t width = 0;
-    for (int32_t l = 0; l + 1 < search.layer_count; ++l) width += padded(search.layers[l].out);
-    return width;
-  }
-
   // What the constructor takes from the arena.
   static size_t bytes(const Search<T>& search, int64_t slots) {
     const size_t width = padded(search.classes), k = search.classes;
-    const size_t hidden = hidden_width(search);
+    const size_t hidden = hidden_width(search.layers, search.layer_count);
     const auto piece = [](size_t count, size_t size) { return Arena::size_of(count * size); };
     return piece(slots, sizeof(Slot)) + 4 * piece(slots, sizeof(void*)) +
            piece(Order<T>::scratch_keys(k), sizeof(Key)) +

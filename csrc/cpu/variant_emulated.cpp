@@ -14,7 +14,6 @@ namespace aeppt {
 namespace emulated {
 
 constexpr int64_t kSlots = 5;  // few, so that slots are refilled and groups of rows are not full
-constexpr int kThreads = 256;
 
 // The weights for the matrix units, in memory that lives as long as this.
 template <typename Unit>
@@ -30,21 +29,22 @@ class PackedFragments {
   const LayerFragments* layers() const { return layers_.data(); }
 
  private:
-  static const uint32_t* pack(std::vector<uint32_t>& words, const float* panels, int64_t depth,
-                              int64_t width) {
-    words.resize(Fragments<Unit>::words(depth, width) + 4);
-    uint32_t* first = words.data();
-    while (reinterpret_cast<uintptr_t>(first) % 16 != 0) ++first;
-    for (int64_t i = 0; i < Fragments<Unit>::words(depth, width); ++i) {
-      first[i] = Fragments<Unit>::word(i, depth, width, [=](int64_t output, int64_t input) {
-        return panels[output / kPanel * kPanel * depth + input * kPanel + output % kPanel];
-      });
+  using Words = std::vector<Four<uint32_t>>;  // aligned as they are loaded
+
+  static const uint32_t* pack(Words& words, const float* panels, int64_t depth, int64_t width) {
+    const int64_t count = Fragments<Unit>::words(depth, width);
+    words.resize(count / 4);
+    for (int64_t i = 0; i < count; ++i) {
+      words[i / 4].at[i % 4] =
+          Fragments<Unit>::word(i, depth, width, [=](int64_t output, int64_t input) {
+            return panels[output / kPanel * kPanel * depth + input * kPanel + output % kPanel];
+          });
     }
-    return first;
+    return words[0].at;
   }
 
   std::vector<LayerFragments> layers_;
-  std::vector<std::vector<uint32_t>> memory_;
+  std::vector<Words> memory_;
 };
 
 template <typename T, int kLanes>
@@ -63,25 +63,19 @@ void search_block(const Search<T>& search, const LayerFragments* fragments,
 template <typename T>
 void search_block(const Search<T>& search, const LayerFragments* fragments,
                   std::atomic<int64_t>& next_row) {
-  if (search.classes <= kFewClasses) search_block<T, 8>(search, fragments, next_row);
-  else if (search.classes <= kManyClasses) search_block<T, kWarp>(search, fragments, next_row);
-  else search_block<T, kThreads>(search, fragments, next_row);
+  with_team(search.classes, [&](auto lanes) {
+    search_block<T, decltype(lanes)::value>(search, fragments, next_row);
+  });
 }
 
 template <typename T>
 void search_rows(const Search<T>& search, int64_t, std::atomic<int64_t>& next_row) {
   if constexpr (std::is_same_v<T, float>) {
-    const auto coarsely = [&](auto unit) {
-      const PackedFragments<decltype(unit)> packed(search.layers, search.layer_count);
-      search_block(search, packed.layers(), next_row);
-    };
-    switch (search.options.precision) {
-      case Precision::kBf16:
-        return coarsely(MatrixUnit<Precision::kBf16>());
-      case Precision::kTf32:
-        return coarsely(MatrixUnit<Precision::kTf32>());
-      case Precision::kFloat32:
-        break;
+    if (search.options.precision != Precision::kFloat32) {
+      return with_matrix_unit(search.options.precision, [&](auto unit) {
+        const PackedFragments<decltype(unit)> packed(search.layers, search.layer_count);
+        search_block(search, packed.layers(), next_row);
+      });
     }
   }
   search_block(search, nullptr, next_row);

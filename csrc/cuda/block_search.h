@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "aeppt/row_search.h"
 #include "aeppt/search.h"
@@ -16,10 +17,17 @@
 
 namespace aeppt::AEPPT_VARIANT {
 
-// The lanes of a team follow from the number of classes alone, so that a sum has one order: 8 up to
-// kFewClasses, a warp up to kManyClasses, the whole block beyond.
-constexpr int64_t kFewClasses = 16, kManyClasses = 256;
+constexpr int kThreads = 256;
 static_assert(kPanel == kWarp, "a lane owns one output of a panel");
+
+// f(std::integral_constant<int, lanes>()) for the lanes of a team. They follow from the number of
+// classes alone, so that a sum has one order: few, a warp, or the whole block.
+template <typename F>
+void with_team(int64_t classes, F f) {
+  if (classes <= 16) f(std::integral_constant<int, 8>());
+  else if (classes <= 256) f(std::integral_constant<int, kWarp>());
+  else f(std::integral_constant<int, kThreads>());
+}
 
 // The weights of a layer once more, for the matrix units (matrix_unit.h); null in full precision.
 struct LayerFragments {
@@ -49,8 +57,7 @@ struct TileLayout {
     TileLayout layout{};
     layout.slots = slots;
     layout.row = spaced(search.classes);
-    for (int32_t l = 0; l + 1 < search.layer_count; ++l) layout.hidden += padded(layers[l].out);
-    layout.hidden = spaced(layout.hidden);
+    layout.hidden = spaced(hidden_width(layers, search.layer_count));
     const bool sorted = search.options.features == Features::kSorted;
     layout.index = aligned((sorted ? search.classes : 3) * sizeof(int32_t)) / sizeof(int32_t);
     layout.list_at = aligned(slots * sizeof(Slot<T>));
@@ -224,7 +231,6 @@ class BlockSearch {
     search.step(stepped, slot.end, slot.side, place);
     if (sorted()) order(lanes).sort_moved(entries, slot.end, s_.options.norm, slot.point);
     else look(lanes, i, slot);
-    slot.known = true;
     slot.next = Next::kEvaluate;
     write(lanes, i, slot);
   }
@@ -273,11 +279,10 @@ class BlockSearch {
 
   AEPPT_DEVICE void make(const Product<T>& p, const int32_t* list, Index count) const {
     if constexpr (std::is_same_v<T, float>) {
-      if (p.fragments != nullptr && s_.options.precision == Precision::kBf16) {
-        return multiply_coarsely<MatrixUnit<Precision::kBf16>>(block_, p, list, count);
-      }
       if (p.fragments != nullptr) {
-        return multiply_coarsely<MatrixUnit<Precision::kTf32>>(block_, p, list, count);
+        return with_matrix_unit(s_.options.precision, [&](auto unit) {
+          multiply_coarsely<decltype(unit)>(block_, p, list, count);
+        });
       }
     }
     multiply(block_, p, list, count);

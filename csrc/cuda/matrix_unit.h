@@ -135,6 +135,13 @@ struct MatrixUnit<Precision::kTf32> {
   }
 };
 
+// f(unit) for the unit of a precision below float32.
+template <typename F>
+AEPPT_DEVICE void with_matrix_unit(Precision precision, F f) {
+  if (precision == Precision::kBf16) f(MatrixUnit<Precision::kBf16>());
+  else f(MatrixUnit<Precision::kTf32>());
+}
+
 // Weights in fragments: [outputs / 16][inputs / 16][lane][words], zero beyond the layer.
 template <typename Unit>
 struct Fragments {

@@ -16,7 +16,7 @@
 
 namespace aeppt::cuda {
 
-constexpr int kThreads = 256, kBlocksPerMultiprocessor = 2;
+constexpr int kBlocksPerMultiprocessor = 2;
 constexpr int64_t kMostSlots = 32;
 // Slots of a block whose rows are too long for shared memory.
 constexpr int64_t kWorkspaceSlots = 8;
@@ -42,7 +42,7 @@ struct Substitute {
   } layers[kMostLayers];
 };
 
-// f(i, value) stores what belongs at place i of an array of n.
+// Stores value(i) at each place i of an array of n; all threads of the grid share the work.
 template <typename T, typename F>
 __device__ void fill(const T* array, int64_t n, F value) {
   const int64_t first = int64_t(blockIdx.x) * kThreads + threadIdx.x;
@@ -84,15 +84,11 @@ __global__ void pack_kernel(const __grid_constant__ Task<T> task,
     fill_panels(layer.backward, out, in, turned);
     if constexpr (std::is_same_v<T, float>) {
       if (!task.coarse) continue;
-      if (task.search.options.precision == Precision::kBf16) {
-        using Unit = MatrixUnit<Precision::kBf16>;
-        fill_fragments<Unit>(task.fragments[l].forward, in, out, at);
-        fill_fragments<Unit>(task.fragments[l].backward, out, in, turned);
-      } else {
-        using Unit = MatrixUnit<Precision::kTf32>;
-        fill_fragments<Unit>(task.fragments[l].forward, in, out, at);
-        fill_fragments<Unit>(task.fragments[l].backward, out, in, turned);
-      }
+      const LayerFragments& fragments = task.fragments[l];
+      with_matrix_unit(task.search.options.precision, [=](auto unit) {
+        fill_fragments<decltype(unit)>(fragments.forward, in, out, at);
+        fill_fragments<decltype(unit)>(fragments.backward, out, in, turned);
+      });
     }
   }
 }
@@ -222,9 +218,8 @@ void search_rows(const Search<T>& search, at::TensorList weights, at::TensorList
   pack_kernel<T><<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(task, substitute);
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 
-  if (search.classes <= kFewClasses) search_on<T, 8>(task, bytes, stream);
-  else if (search.classes <= kManyClasses) search_on<T, kWarp>(task, bytes, stream);
-  else search_on<T, kThreads>(task, bytes, stream);
+  with_team(search.classes,
+            [&](auto lanes) { search_on<T, decltype(lanes)::value>(task, bytes, stream); });
 }
 
 }  // namespace aeppt::cuda

@@ -61,6 +61,14 @@ struct Layer {
   const T* bias;      // [padded(out)]
 };
 
+// The room that the activations of all hidden layers take.
+template <typename T>
+constexpr int64_t hidden_width(const Layer<T>* layers, int32_t count) {
+  int64_t width = 0;
+  for (int32_t l = 0; l + 1 < count; ++l) width += padded(layers[l].out);
+  return width;
+}
+
 template <typename T>
 struct Search {
   int64_t rows, classes;
