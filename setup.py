@@ -87,10 +87,16 @@ setup(
                 ("AEPPT_CUDA_ARCHITECTURES", architectures),
             ],
             # No contraction and no fast-math: a result is a decision. OpenMP only for its simd
-            # pragmas; threads are torch's.
+            # pragmas; threads are torch's. tests/check_kernel_resources.py reads what ptxas says.
             extra_compile_args={
                 "cxx": ["-std=c++20", "-O3", "-fopenmp-simd", "-ffp-contract=off", "-Wall"],
-                "nvcc": ["-std=c++20", "-O3"],
+                "nvcc": [
+                    "-std=c++20",
+                    "-O3",
+                    "-fmad=false",
+                    "--expt-relaxed-constexpr",
+                    "-Xptxas=-v",
+                ],
             },
         )
     ],

@@ -35,18 +35,21 @@ struct WarpLanes {
 
   template <typename F>
   __device__ void each(Index n, F f) const {
+    AEPPT_UNROLL(1)
     for (Index j = lane(); j < n; j += kLanes) f(j);
     __syncwarp(mask());
   }
   template <typename F>
   __device__ double sum(Index n, F f) const {
     double part = 0;
+    AEPPT_UNROLL(1)
     for (Index j = lane(); j < n; j += kLanes) part += f(j);
     return total(part);
   }
   template <typename F, typename G>
   __device__ Sums sums(Index n, F f, G g) const {
     Sums part{0, 0};
+    AEPPT_UNROLL(1)
     for (Index j = lane(); j < n; j += kLanes) {
       part.first += f(j);
       part.second += g(j);
@@ -56,6 +59,7 @@ struct WarpLanes {
   template <typename F>
   __device__ auto max(Index n, F f) const {
     auto highest = f(0);
+    AEPPT_UNROLL(1)
     for (Index j = lane(); j < n; j += kLanes) highest = f(j) > highest ? f(j) : highest;
     return greatest(highest);
   }
@@ -132,6 +136,7 @@ struct BlockLanes {
 
   template <typename F>
   __device__ void each(Index n, F f) const {
+    AEPPT_UNROLL(1)
     for (Index j = lane(); j < n; j += kThreads) f(j);
     __syncthreads();
   }
@@ -142,6 +147,7 @@ struct BlockLanes {
   template <typename F, typename G>
   __device__ Sums sums(Index n, F f, G g) const {
     Sums part{0, 0};
+    AEPPT_UNROLL(1)
     for (Index j = lane(); j < n; j += kThreads) {
       part.first += f(j);
       part.second += g(j);
@@ -161,6 +167,7 @@ struct BlockLanes {
   template <typename F>
   __device__ auto max(Index n, F f) const {
     auto highest = f(0);
+    AEPPT_UNROLL(1)
     for (Index j = lane(); j < n; j += kThreads) highest = f(j) > highest ? f(j) : highest;
     highest = Warp::greatest(highest);
     BlockScratch& scratch = block_scratch();

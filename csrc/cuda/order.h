@@ -56,16 +56,13 @@ class RankOrder {
 
   // The first three of the same order.
   AEPPT_DEVICE void top3(const T* p, Entries<T> top) const {
-    Index taken[3] = {-1, -1, -1};
-    AEPPT_UNROLL(32)
-    for (int place = 0; place < 3; ++place) {
-      if (place >= k_) return;
-      const Index a = taken[0], b = taken[1];
+    Index a = -1, b = -1;  // those taken last
+    for (int place = 0; place < 3 && place < k_; ++place) {
       const auto open = [=](Index j) { return j != a && j != b; };
       // Probabilities are not negative, so -1 stands for what is taken.
       const T highest = lanes_.max(k_, [=](Index j) { return open(j) ? p[j] : T(-1); });
       const Index best = lanes_.first(k_, [=](Index j) { return open(j) && p[j] == highest; });
-      taken[place] = best;
+      b = a, a = best;
       lanes_.each(1, [=](Index) {
         top.value[place] = highest;
         top.index[place] = static_cast<int32_t>(best);

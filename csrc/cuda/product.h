@@ -28,6 +28,7 @@ struct Product {
   Index y_stride;
   After after;
 
+  // The inputs of row i.
   AEPPT_DEVICE const T* input(Index i) const { return x + i * x_stride; }
   template <typename Block>
   AEPPT_DEVICE void store(const Block& block, Index i, Index column, T sum) const {
@@ -89,10 +90,12 @@ AEPPT_DEVICE void multiply_rows(const Block& block, const Product<T>& p, const i
   block.warps(groups * ((panels + kColumns - 1) / kColumns), [&](Index item, int lane) {
     const Index first = item % groups * kRows, panel = item / groups * kColumns;
     // A group that is not full repeats its last row or panel, which is not stored.
-    const T *input[kRows], *weight[kColumns];
+    const T* input[kRows];
     AEPPT_UNROLL(32)
-    for (int r = 0; r < kRows; ++r)
+    for (int r = 0; r < kRows; ++r) {
       input[r] = p.input(list[first + r < count ? first + r : count - 1]);
+    }
+    const T* weight[kColumns];
     AEPPT_UNROLL(32)
     for (int c = 0; c < kColumns; ++c) {
       weight[c] =
@@ -108,16 +111,16 @@ AEPPT_DEVICE void multiply_rows(const Block& block, const Product<T>& p, const i
         for (int c = 0; c < kColumns; ++c) chain[r][c] = 0;
       }
       for (Index at = begin; at < end; at += 4) {
-        // Rows are padded, so that four inputs can be read where fewer are left.
+        // Rows are padded with zeros, so that four inputs can be read where fewer are left.
         Four<T> x[kRows];
         AEPPT_UNROLL(32)
-        for (int r = 0; r < kRows; ++r) x[r] = *reinterpret_cast<const Four<T>*>(input[r] + at);
+        for (int r = 0; r < kRows; ++r)
+          x[r] = *reinterpret_cast<const Four<T>*>(input[r] + at);
         AEPPT_UNROLL(4)
         for (int j = 0; j < 4; ++j) {
-          if (at + j >= end) break;
           AEPPT_UNROLL(32)
           for (int c = 0; c < kColumns; ++c) {
-            const T w = __ldg(weight[c] + (at + j) * kPanel);
+            const T w = at + j < end ? __ldg(weight[c] + (at + j) * kPanel) : T(0);
             AEPPT_UNROLL(32)
             for (int r = 0; r < kRows; ++r) chain[r][c] = fused(x[r].at[j], w, chain[r][c]);
           }
@@ -188,7 +191,8 @@ AEPPT_DEVICE void multiply_tiles(const Block& block, const Product<float>& p, co
       }
       AEPPT_UNROLL(32)
       for (int r = 0; r < kRows; ++r) {
-        const Four<float> x = *reinterpret_cast<const Four<float>*>(input[r] + step * kTileInputs);
+        const Four<float> x =
+            *reinterpret_cast<const Four<float>*>(input[r] + step * kTileInputs);
         AEPPT_UNROLL(32)
         for (int o = 0; o < kOutputs; ++o) Unit::multiply(sum[o][r], a[o], x.at);
       }
@@ -223,8 +227,8 @@ AEPPT_DEVICE void multiply(const Block& block, const Product<T>& p, const int32_
 template <typename Unit, typename Block>
 AEPPT_DEVICE void multiply_coarsely(const Block& block, const Product<float>& p,
                                     const int32_t* list, Index count) {
-  const Index tiles = Fragments<Unit>::tiles(p.width), groups = (count + 31) / 32;
-  if (groups * tiles >= 2 * Block::kWarps) multiply_tiles<2, 4, Unit>(block, p, list, count);
+  const Index tiles = Fragments<Unit>::tiles(p.width), groups = (count + 15) / 16;
+  if (groups * tiles >= 2 * Block::kWarps) multiply_tiles<2, 2, Unit>(block, p, list, count);
   else multiply_tiles<1, 2, Unit>(block, p, list, count);
 }
 

@@ -2,12 +2,9 @@
 // rows in one launch. To be instantiated per type; see docs/kernel.md.
 #pragma once
 
-#include <ATen/ATen.h>
-#include <c10/cuda/CUDAException.h>
-#include <c10/cuda/CUDAStream.h>
-
 #include <algorithm>
-#include <vector>
+#include <cstdint>
+#include <type_traits>
 
 #define AEPPT_INDEX int32_t
 #define AEPPT_VARIANT cuda
@@ -16,7 +13,9 @@
 
 namespace aeppt::cuda {
 
-constexpr int kBlocksPerMultiprocessor = 2;
+// Blocks that share a multiprocessor, whose registers they divide.
+template <typename T>
+constexpr int kBlocksPerMultiprocessor = std::is_same_v<T, float> ? 2 : 1;
 constexpr int64_t kMostSlots = 32;
 // Slots of a block whose rows are too long for shared memory.
 constexpr int64_t kWorkspaceSlots = 8;
@@ -34,13 +33,6 @@ struct Task {
 };
 
 // ---- packing ----
-
-template <typename T>
-struct Substitute {
-  struct {
-    const T *weight, *bias;  // contiguous [out, in], [out]
-  } layers[kMostLayers];
-};
 
 // Stores value(i) at each place i of an array of n; all threads of the grid share the work.
 template <typename T, typename F>
@@ -96,7 +88,7 @@ __global__ void pack_kernel(const __grid_constant__ Task<T> task,
 // ---- search ----
 
 template <typename T, int kLanes, bool kShared>
-__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
+__global__ void __launch_bounds__(kThreads, kShared ? kBlocksPerMultiprocessor<T> : 1)
     search_kernel(const __grid_constant__ Task<T> task) {
   extern __shared__ uint4 shared[];
   char* const memory = kShared ? reinterpret_cast<char*>(shared)
@@ -106,120 +98,108 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
       .run(task.next_row);
 }
 
-inline int64_t device_attribute(cudaDeviceAttr attribute) {
-  int value;
-  C10_CUDA_CHECK(cudaDeviceGetAttribute(&value, attribute, c10::cuda::current_device()));
-  return value;
-}
+constexpr int64_t ceil_of(int64_t n, int64_t parts) { return (n + parts - 1) / parts; }
 
-// How the rows are spread over the device.
+// How the rows are spread over the device, in shared memory; no blocks where no row fits there.
 template <typename T>
 struct Spread {
   TileLayout<T> layout;
   int64_t blocks;
-  bool shared;
 
-  static Spread of(const Search<T>& search, const Layer<T>* layers, int64_t teams) {
-    const int64_t n = search.rows;
-    const int64_t processors = device_attribute(cudaDevAttrMultiProcessorCount);
+  static Spread of(const Search<T>& search, const Layer<T>* layers, int64_t teams,
+                   const Device& device) {
     const auto layout = [&](int64_t slots) {
       return TileLayout<T>::of(search, layers, slots, teams);
     };
-    // As many slots as `blocks` on each multiprocessor need and their memory holds.
+    // As many slots as this many blocks on each multiprocessor need and their memory holds.
     const auto fitting = [&](int64_t blocks) {
-      const int64_t memory =
-          blocks == 1 ? device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)
-                      : device_attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor) / blocks -
-                            device_attribute(cudaDevAttrReservedSharedMemoryPerBlock);
-      int64_t slots =
-          std::clamp<int64_t>((n + blocks * processors - 1) / (blocks * processors), 1, kMostSlots);
-      while (slots > 0 && layout(slots).bytes + int64_t(sizeof(BlockScratch)) > memory) --slots;
+      const int64_t memory = std::min(device.memory_of_block,
+                                      device.memory / blocks - device.memory_reserved_by_block) -
+                             int64_t(sizeof(BlockScratch));
+      int64_t slots = std::min(ceil_of(search.rows, blocks * device.multiprocessors), kMostSlots);
+      while (slots > 0 && layout(slots).bytes > memory) --slots;
       return slots;
     };
     // One block of more slots is better than two of few: rows share the weights that are read.
     const int64_t two = fitting(2), one = fitting(1);
-    const bool shared = one > 0;
-    const int64_t per_processor = !shared || (two > 0 && 2 * two >= one) ? 2 : 1;
-    const int64_t slots = !shared ? std::min(n, kWorkspaceSlots) : per_processor == 2 ? two : one;
-    return {layout(slots), std::min((n + slots - 1) / slots, per_processor * processors), shared};
+    if (one == 0) return {};
+    const bool pair = kBlocksPerMultiprocessor<T> == 2 && two > 0 && 2 * two >= one;
+    const int64_t slots = pair ? two : one, most = (pair ? 2 : 1) * device.multiprocessors;
+    return {layout(slots), std::min(ceil_of(search.rows, slots), most)};
   }
 };
 
 template <typename T, int kLanes, bool kShared>
-void start(const Task<T>& task, int64_t blocks, cudaStream_t stream) {
+cudaError_t start(const Task<T>& task, int64_t blocks, cudaStream_t stream) {
   const auto kernel = search_kernel<T, kLanes, kShared>;
   const int64_t bytes = kShared ? task.layout.bytes : 0;
-  C10_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                      static_cast<int>(bytes)));
+  const cudaError_t error = cudaFuncSetAttribute(
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+  if (error != cudaSuccess) return error;
   kernel<<<static_cast<unsigned>(blocks), kThreads, bytes, stream>>>(task);
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  return cudaGetLastError();
 }
 
-template <typename T, int kLanes>
-void search_on(Task<T>& task, const at::TensorOptions& bytes, cudaStream_t stream) {
-  const auto spread = Spread<T>::of(task.search, task.layers, kThreads / kLanes);
-  task.layout = spread.layout;
-  if (spread.shared) return start<T, kLanes, true>(task, spread.blocks, stream);
-  const at::Tensor workspace = at::empty({spread.blocks * task.layout.bytes}, bytes);
-  task.workspace = reinterpret_cast<char*>(workspace.data_ptr<uint8_t>());
-  start<T, kLanes, false>(task, spread.blocks, stream);
+// Where the packed substitute lies in `memory`, which may be null; how many bytes it takes.
+template <typename T>
+int64_t lay_out(Task<T>& task, const Substitute<T>& substitute, char* memory) {
+  const bool bf16 = task.search.options.precision == Precision::kBf16;
+  const auto words = [bf16](int64_t depth, int64_t width) {
+    return bf16 ? Fragments<MatrixUnit<Precision::kBf16>>::words(depth, width)
+                : Fragments<MatrixUnit<Precision::kTf32>>::words(depth, width);
+  };
+  int64_t at = 0;
+  const auto take = [&](auto*& array, int64_t n) {
+    array = reinterpret_cast<std::remove_reference_t<decltype(array)>>(memory + at);
+    at += (n * int64_t(sizeof *array) + 15) / 16 * 16;
+  };
+  take(task.next_row, 1);
+  for (int32_t l = 0; l < task.search.layer_count; ++l) {
+    Layer<T>& layer = task.layers[l];
+    layer.in = substitute.layers[l].in;
+    layer.out = substitute.layers[l].out;
+    take(layer.bias, padded(layer.out));
+    if (l + 1 == task.search.layer_count) {
+      take(layer.forward, layer.in);
+      continue;
+    }
+    take(layer.forward, padded(layer.out) * layer.in);
+    take(layer.backward, padded(layer.in) * layer.out);
+    if (!task.coarse) continue;
+    take(task.fragments[l].forward, words(layer.in, layer.out));
+    take(task.fragments[l].backward, words(layer.out, layer.in));
+  }
+  return at;
 }
 
 template <typename T>
-void search_rows(const Search<T>& search, at::TensorList weights, at::TensorList biases) {
-  const cudaStream_t stream = c10::cuda::getCurrentCUDAStream();
-  const at::TensorOptions bytes = weights[0].options().dtype(at::kByte);
+cudaError_t search_rows(const Search<T>& search, const Substitute<T>& substitute,
+                        const Device& device, const Allocate& allocate, cudaStream_t stream) {
   Task<T> task{};
   task.search = search;
   task.coarse = std::is_same_v<T, float> && search.options.precision != Precision::kFloat32;
-  Substitute<T> substitute{};
-  std::vector<at::Tensor> kept;
+  const int64_t size = lay_out(task, substitute, nullptr);
+  lay_out(task, substitute, allocate(size));
+  const int64_t packers = std::min(ceil_of(size, 16 * kThreads), device.multiprocessors);
+  pack_kernel<T><<<static_cast<unsigned>(packers), kThreads, 0, stream>>>(task, substitute);
+  cudaError_t error = cudaGetLastError();
+  if (error != cudaSuccess) return error;
 
-  // The same walk twice: how much memory the packed substitute takes, then where each array lies.
-  const bool bf16 = search.options.precision == Precision::kBf16;
-  const auto lay_out = [&](uint8_t* memory) {
-    int64_t at = 0;
-    const auto take = [&](auto*& array, int64_t n) {
-      array = reinterpret_cast<std::remove_reference_t<decltype(array)>>(memory + at);
-      at += (n * int64_t(sizeof *array) + 15) / 16 * 16;
-    };
-    take(task.next_row, 1);
-    for (int32_t l = 0; l < search.layer_count; ++l) {
-      Layer<T>& layer = task.layers[l];
-      layer.in = weights[l].size(1);
-      layer.out = weights[l].size(0);
-      take(layer.bias, padded(layer.out));
-      if (l + 1 == search.layer_count) {
-        take(layer.forward, layer.in);
-        continue;
-      }
-      take(layer.forward, padded(layer.out) * layer.in);
-      take(layer.backward, padded(layer.in) * layer.out);
-      if (!task.coarse) continue;
-      const auto words = [bf16](int64_t depth, int64_t width) {
-        return bf16 ? Fragments<MatrixUnit<Precision::kBf16>>::words(depth, width)
-                    : Fragments<MatrixUnit<Precision::kTf32>>::words(depth, width);
-      };
-      take(task.fragments[l].forward, words(layer.in, layer.out));
-      take(task.fragments[l].backward, words(layer.out, layer.in));
-    }
-    return at;
-  };
-  const at::Tensor packed = at::empty({lay_out(nullptr)}, bytes);
-  const int64_t size = lay_out(packed.data_ptr<uint8_t>());
-  for (int32_t l = 0; l < search.layer_count; ++l) {
-    kept.push_back(weights[l].contiguous());
-    kept.push_back(biases[l].contiguous());
-    substitute.layers[l] = {kept[2 * l].template const_data_ptr<T>(),
-                            kept[2 * l + 1].template const_data_ptr<T>()};
-  }
-  const int64_t blocks = std::min<int64_t>(size / (16 * kThreads) + 1,
-                                           device_attribute(cudaDevAttrMultiProcessorCount));
-  pack_kernel<T><<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(task, substitute);
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
-
-  with_team(search.classes,
-            [&](auto lanes) { search_on<T, decltype(lanes)::value>(task, bytes, stream); });
+  bool fits = false;
+  with_team(search.classes, [&](auto lanes) {
+    constexpr int kLanes = decltype(lanes)::value;
+    const auto spread = Spread<T>::of(search, task.layers, kThreads / kLanes, device);
+    fits = spread.blocks > 0;
+    if (!fits) return;
+    task.layout = spread.layout;
+    error = start<T, kLanes, true>(task, spread.blocks, stream);
+  });
+  if (fits) return error;
+  const int64_t slots = std::min(search.rows, kWorkspaceSlots);
+  const int64_t blocks = std::min(ceil_of(search.rows, slots), device.multiprocessors);
+  task.layout = TileLayout<T>::of(search, task.layers, slots, 1);
+  task.workspace = allocate(blocks * task.layout.bytes);
+  return start<T, kThreads, false>(task, blocks, stream);
 }
 
 }  // namespace aeppt::cuda

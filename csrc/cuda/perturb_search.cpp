@@ -1,0 +1,103 @@
+// The op aeppt::perturb_search, its CUDA form.
+#include <ATen/ATen.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGraphsC10Utils.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <torch/library.h>
+
+#include <vector>
+
+#include "../ops/arguments.h"
+#include "launch.h"
+
+namespace aeppt {
+namespace {
+
+constexpr int kOldestMajor = 8;  // compute capability; matrix units take bf16 and tf32 from there
+
+int64_t attribute(cudaDeviceAttr which, c10::DeviceIndex device) {
+  int value;
+  C10_CUDA_CHECK(cudaDeviceGetAttribute(&value, which, device));
+  return value;
+}
+
+template <typename T>
+Outputs search_cuda(const at::Tensor& probs, at::TensorList weights, at::TensorList biases,
+                    const Options& options) {
+  Outputs outputs = empty_outputs(probs);
+  if (probs.size(0) == 0) return outputs;
+  Search<T> search = make_search<T>(probs, options, outputs);
+  search.layer_count = static_cast<int32_t>(weights.size());
+  // Tensors freed at the end of this call are used again only after the work of this stream.
+  std::vector<at::Tensor> kept;
+  cuda::Substitute<T> substitute{};
+  for (size_t l = 0; l < weights.size(); ++l) {
+    const at::Tensor weight = kept.emplace_back(weights[l].contiguous());
+    const at::Tensor bias = kept.emplace_back(biases[l].contiguous());
+    substitute.layers[l] = {weight.size(1), weight.size(0), weight.const_data_ptr<T>(),
+                            bias.const_data_ptr<T>()};
+  }
+  const auto allocate = [&](int64_t bytes) {
+    const at::Tensor& memory =
+        kept.emplace_back(at::empty({bytes}, probs.options().dtype(at::kByte)));
+    return reinterpret_cast<char*>(memory.data_ptr<uint8_t>());
+  };
+  const c10::DeviceIndex index = probs.device().index();
+  const cuda::Device device = {
+      attribute(cudaDevAttrMultiProcessorCount, index),
+      attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, index),
+      attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, index),
+      attribute(cudaDevAttrReservedSharedMemoryPerBlock, index),
+  };
+  C10_CUDA_CHECK(cuda::search_rows<T>(search, substitute, device, allocate,
+                                      c10::cuda::getCurrentCUDAStream(index)));
+  return outputs;
+}
+
+void check_limits(const at::Tensor& probs, at::TensorList weights) {
+  TORCH_CHECK_VALUE(probs.size(1) <= cuda::kMostWidth, "on a GPU probs has at most ",
+                    cuda::kMostWidth, " classes, got ", probs.sizes());
+  TORCH_CHECK_VALUE(weights.size() <= cuda::kMostLayers, "on a GPU the substitute has at most ",
+                    cuda::kMostLayers, " layers, got ", weights.size());
+  int64_t width = 0;
+  for (const at::Tensor& weight : weights) width += padded(weight.size(0));
+  TORCH_CHECK_VALUE(width <= cuda::kMostWidth,
+                    "on a GPU the hidden layers of the substitute have "
+                    "at most ",
+                    cuda::kMostWidth, " units in all, got ", width);
+  const int64_t major = attribute(cudaDevAttrComputeCapabilityMajor, probs.device().index());
+  TORCH_CHECK_NOT_IMPLEMENTED(major >= kOldestMajor, "aeppt needs a GPU of compute capability ",
+                              kOldestMajor, ".0 or newer, ", probs.device(), " has ", major,
+                              ".x; search on the CPU");
+}
+
+Outputs perturb_search_cuda(const at::Tensor& probs, at::TensorList weights, at::TensorList biases,
+                            c10::string_view features, c10::string_view direction,
+                            c10::string_view space, c10::string_view norm, double step_size,
+                            int64_t max_steps, double margin, double tie_gap, int64_t refine_steps,
+                            std::optional<double> max_l1, bool constant_time,
+                            c10::string_view precision, c10::string_view on_invalid) {
+  const Options options =
+      read_options(features, direction, space, norm, step_size, max_steps, margin, tie_gap,
+                   refine_steps, max_l1, constant_time, precision);
+  const bool raise = raises_on_invalid(on_invalid);
+  check_tensors(probs, weights, biases, options.features);
+  check_limits(probs, weights);
+  const c10::cuda::CUDAGuard guard(probs.device());
+  const auto capture = c10::cuda::currentStreamCaptureStatusMayInitCtx();
+  TORCH_CHECK_VALUE(!raise || capture == c10::cuda::CaptureStatus::None,
+                    "on_invalid=\"raise\" reads every status on the host, which a CUDA graph "
+                    "cannot capture; pass on_invalid=\"passthrough\"");
+  const Outputs outputs = probs.scalar_type() == at::kFloat
+                              ? search_cuda<float>(probs, weights, biases, options)
+                              : search_cuda<double>(probs, weights, biases, options);
+  if (raise) refuse_invalid_rows(probs, std::get<1>(outputs));
+  return outputs;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(aeppt, CUDA, library) { library.impl("perturb_search", &perturb_search_cuda); }
+
+}  // namespace aeppt
