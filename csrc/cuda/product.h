@@ -28,8 +28,8 @@ struct Product {
   Index y_stride;
   After after;
 
-  // The inputs of row i.
-  AEPPT_DEVICE const T* input(Index i) const { return x + i * x_stride; }
+  // Where the inputs of row i start.
+  AEPPT_DEVICE Index input(Index i) const { return i * x_stride; }
   template <typename Block>
   AEPPT_DEVICE void store(const Block& block, Index i, Index column, T sum) const {
     T* const target = y + i * y_stride + column;
@@ -62,7 +62,7 @@ AEPPT_DEVICE inline Four<uint32_t> load(const Four<uint32_t>* from) {
 // One row: a warp takes eight outputs, a lane one chain of one of them.
 template <typename T, typename Block>
 AEPPT_DEVICE void multiply_row(const Block& block, const Product<T>& p, Index i) {
-  const T* const x = p.input(i);
+  const T* const x = p.x + p.input(i);
   const Index depth = p.depth, length = quarter(depth);
   block.warps((p.width + 7) / 8, [&](Index item, int lane) {
     const Index column = item * 8 + lane % 8, first = lane / 8 * length;
@@ -90,7 +90,7 @@ AEPPT_DEVICE void multiply_rows(const Block& block, const Product<T>& p, const i
   block.warps(groups * ((panels + kColumns - 1) / kColumns), [&](Index item, int lane) {
     const Index first = item % groups * kRows, panel = item / groups * kColumns;
     // A group that is not full repeats its last row or panel, which is not stored.
-    const T* input[kRows];
+    Index input[kRows];
     AEPPT_UNROLL(32)
     for (int r = 0; r < kRows; ++r) {
       input[r] = p.input(list[first + r < count ? first + r : count - 1]);
@@ -115,7 +115,7 @@ AEPPT_DEVICE void multiply_rows(const Block& block, const Product<T>& p, const i
         Four<T> x[kRows];
         AEPPT_UNROLL(32)
         for (int r = 0; r < kRows; ++r)
-          x[r] = *reinterpret_cast<const Four<T>*>(input[r] + at);
+          x[r] = *reinterpret_cast<const Four<T>*>(p.x + input[r] + at);
         AEPPT_UNROLL(4)
         for (int j = 0; j < 4; ++j) {
           AEPPT_UNROLL(32)
@@ -159,7 +159,7 @@ AEPPT_DEVICE void multiply_tiles(const Block& block, const Product<float>& p, co
     const Index first = item % groups * (kRows * kTileRows), tile = item / groups * kOutputs;
     const int g = lane / 4, t = lane % 4;
     // What is missing repeats the last row or tile, and is not stored.
-    const float* input[kRows];
+    Index input[kRows];
     const Four<uint32_t>* weight[kOutputs];
     float sum[kOutputs][kRows][4];
     AEPPT_UNROLL(32)
@@ -192,7 +192,7 @@ AEPPT_DEVICE void multiply_tiles(const Block& block, const Product<float>& p, co
       AEPPT_UNROLL(32)
       for (int r = 0; r < kRows; ++r) {
         const Four<float> x =
-            *reinterpret_cast<const Four<float>*>(input[r] + step * kTileInputs);
+            *reinterpret_cast<const Four<float>*>(p.x + input[r] + step * kTileInputs);
         AEPPT_UNROLL(32)
         for (int o = 0; o < kOutputs; ++o) Unit::multiply(sum[o][r], a[o], x.at);
       }
