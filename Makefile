@@ -5,6 +5,7 @@
 #   make bench   the fused search against plain PyTorch
 #   make lint    ruff, mypy, clang-format
 #   make dist    build an sdist, install from it elsewhere, and try it there
+#   make resources    what the compiled CUDA kernels take: no spills, registers, shared memory
 #
 # AEPPT_BUILD=auto|cpu|cuda chooses what is built; see setup.py.
 
@@ -14,7 +15,7 @@ SOURCES := $(shell find csrc aeppt_ext python -type f ! -name '*.so' ! -path '*_
 NATIVE := $(shell find csrc -type f)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test bench lint format dist setup
+.PHONY: demo test bench lint format dist resources setup
 
 demo: setup
 	$(BIN)/aeppt demo
@@ -48,6 +49,10 @@ dist: .venv/requirements
 		build/sdist/*.tar.gz
 	cd build/elsewhere && PYTHONPATH=. ../../$(BIN)/python -P ../../tests/try_installation.py .
 
+# Of every kernel the figures of its last compilation count: the log grows, like build/temp.
+resources: setup
+	$(BIN)/python tests/check_kernel_resources.py build/install.log
+
 setup: .venv/package
 
 .venv/requirements: requirements.txt
@@ -58,5 +63,5 @@ setup: .venv/package
 # build/lib would keep modules that were removed; build/temp only saves compiling again.
 .venv/package: .venv/requirements setup.py pyproject.toml $(SOURCES)
 	rm -rf build/lib* build/bdist*
-	$(BIN)/pip install -q --no-build-isolation --no-deps --force-reinstall .
+	$(BIN)/pip install -q --log build/install.log --no-build-isolation --no-deps --force-reinstall .
 	touch $@
