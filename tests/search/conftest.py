@@ -1,5 +1,6 @@
 """Makes ``search_helpers`` importable under pytest's importlib mode, and offers shared fixtures."""
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,22 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def gpu() -> torch.device:
+    """A GPU that this build searches on; ``AEPPT_REQUIRE_GPU=1`` forbids to skip."""
+    from aeppt_ext import ops
+
+    if not torch.cuda.is_available():
+        lacking = "this machine has no GPU"
+    elif ops.compiled is None or not ops.compiled.cuda_architectures:
+        lacking = "aeppt was built without CUDA"
+    else:
+        return torch.device("cuda", torch.cuda.current_device())
+    if os.environ.get("AEPPT_REQUIRE_GPU"):
+        pytest.fail(lacking)
+    pytest.skip(lacking)
 
 
 @pytest.fixture

@@ -26,6 +26,9 @@ from aeppt_ext.options import EXACT_SUM, OPTION_NAMES
 ENGINES = ("kernel", "reference")
 DTYPES = (torch.float32, torch.float64)
 
+#: Where :func:`run` has the op search: a test run with ``AEPPT_TEST_DEVICE=cuda`` tries the GPU.
+KERNEL_DEVICE = torch.device(os.environ.get("AEPPT_TEST_DEVICE", "cpu"))
+
 #: What rows :func:`make_rows` can make.
 ROW_KINDS = (
     "flat",
@@ -49,14 +52,22 @@ class Substitute:
     weights: list[Tensor]  # [out, in] each
     biases: list[Tensor]  # [out] each
 
-    def to(self, dtype: torch.dtype) -> Substitute:
-        return Substitute([w.to(dtype) for w in self.weights], [b.to(dtype) for b in self.biases])
+    def to(self, target: torch.dtype | torch.device) -> Substitute:
+        return Substitute([w.to(target) for w in self.weights], [b.to(target) for b in self.biases])
 
 
 def run(engine: str, probs: Tensor, substitute: Substitute, options: SearchOptions) -> SearchResult:
-    """The search by the op (``kernel``) or by the plain PyTorch ``reference``."""
-    search = aeppt_ext.perturb_search if engine == "kernel" else reference.perturb_search
-    return search(probs, substitute.weights, substitute.biases, options)
+    """The search by the op (``kernel``) or by the plain PyTorch ``reference``.
+
+    The op works on ``KERNEL_DEVICE``; its answers come back to where ``probs`` is.
+    """
+    if engine == "reference":
+        return reference.perturb_search(probs, substitute.weights, substitute.biases, options)
+    if probs.device == KERNEL_DEVICE or probs.is_cuda:
+        return aeppt_ext.perturb_search(probs, substitute.weights, substitute.biases, options)
+    there = substitute.to(KERNEL_DEVICE)
+    result = aeppt_ext.perturb_search(probs.to(KERNEL_DEVICE), there.weights, there.biases, options)
+    return SearchResult(*(column.to(probs.device) for column in result))
 
 
 def call_raw_op(probs: Tensor, substitute: Substitute, **options: object) -> SearchResult:

@@ -207,7 +207,7 @@ def info() -> None:
         facts["engine"] = f"compiled, {ops.compiled.instruction_set()} (this processor has {here})"
         facts["compiler"] = ops.compiled.compiler
         facts["CUDA"] = (
-            f"built for {ops.compiled.cuda_architectures}; this version searches on the CPU only"
+            f"built for {ops.compiled.cuda_architectures} (not yet measured on a GPU)"
             if ops.compiled.cuda_architectures
             else "not built"
         )
