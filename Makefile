@@ -5,6 +5,7 @@
 #   make bench   the fused search against plain PyTorch
 #   make lint    ruff, mypy, clang-format
 #   make dist    build an sdist, install from it elsewhere, and try it there
+#   make gpu-check    on a machine with a GPU: all tests, compute-sanitizer, and the benchmark there
 #   make resources    what the compiled CUDA kernels take: no spills, registers, shared memory
 #
 # AEPPT_BUILD=auto|cpu|cuda chooses what is built; see setup.py.
@@ -15,7 +16,7 @@ SOURCES := $(shell find csrc aeppt_ext python -type f ! -name '*.so' ! -path '*_
 NATIVE := $(shell find csrc -type f)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test bench lint format dist resources setup
+.PHONY: demo test bench lint format dist resources gpu-check setup
 
 demo: setup
 	$(BIN)/aeppt demo
@@ -52,6 +53,10 @@ dist: .venv/requirements
 # Of every kernel the figures of its last compilation count: the log grows, like build/temp.
 resources: setup
 	$(BIN)/python tests/check_kernel_resources.py build/install.log
+
+# With the Python at hand, which brings its torch.
+gpu-check:
+	$(PYTHON) benchmarks/gpu_check.py
 
 setup: .venv/package
 

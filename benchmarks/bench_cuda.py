@@ -1,0 +1,223 @@
+"""The CUDA kernel against plain PyTorch on one GPU: python bench_cuda.py OUTPUT.json [SECONDS].
+
+The problems are those of ``bench_search.py``: every row takes all 50 gradient steps, so each engine
+does the same work, and each must give the same answers. Engines:
+
+- ``float32``, ``tf32``, ``bf16``: the kernel at each precision;
+- ``eager``: ``aeppt_ext.reference``;
+- ``compiled``: its gradient step under ``torch.compile`` (max-autotune), and all steps with their
+  bookkeeping in one CUDA graph, so that nothing waits for the host.
+
+Plain PyTorch runs with float32 products and with tf32 ones; the better time counts. Times are of
+CUDA events, inputs rotate through more memory than the cache holds, and the two ceilings (copy,
+matrix product) are measured in the same run. Cells for which SECONDS leaves no time are left out.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import torch
+from bench_search import OPTIONS, problem
+from torch import Tensor
+
+import aeppt_ext
+from aeppt_ext import SearchOptions, SearchResult, perturb_search, reference
+
+CLASSES = (10, 100, 1000)
+HIDDEN = ((64,), (256, 128, 64))
+ROWS = (65_536, 1, 4096, 64, 1_048_576)  # in order of interest, should time run out
+PRECISIONS = ("float32", "tf32", "bf16")
+ROTATED_BYTES = 256 << 20  # several times the second-level cache
+SECONDS_PER_MEDIAN = 1.5
+
+Case = tuple[Tensor, list[Tensor], list[Tensor]]
+
+
+def median_ms(run: Callable[[int], object]) -> dict[str, float]:
+    """Median and quartiles of the device's milliseconds in ``run(i)``, i counting up."""
+    run(0)
+    torch.cuda.synchronize()
+    times: list[float] = []
+    deadline = time.monotonic() + SECONDS_PER_MEDIAN
+    while len(times) < 3 or (time.monotonic() < deadline and len(times) < 300):
+        before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        before.record()
+        run(len(times))
+        after.record()
+        after.synchronize()
+        times.append(before.elapsed_time(after))
+    low, median, high = statistics.quantiles(times, n=4)
+    return {"median_ms": median, "low_ms": low, "high_ms": high, "runs": len(times)}
+
+
+def copy_ceiling() -> float:
+    """Bytes read and written per second by a copy on the device."""
+    source = torch.empty(1 << 32, dtype=torch.uint8, device="cuda").random_(0, 255)
+    target = torch.empty_like(source)
+    return 2 * source.numel() / median_ms(lambda _: target.copy_(source))["median_ms"] * 1e3
+
+
+def matrix_ceiling(precision: str) -> float:
+    """Floating-point operations per second of a large matrix product."""
+    n = 8192
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    left, right = (torch.randn(n, n, device="cuda").to(dtype) for _ in range(2))
+    return 2 * n**3 / median_ms(lambda _: left @ right)["median_ms"] * 1e3
+
+
+def rotated(case: Case) -> list[Tensor]:
+    """Copies of the rows, as many as it takes to leave the cache between two uses."""
+    probs = case[0]
+    copies = min(64, 1 + ROTATED_BYTES // (probs.numel() * probs.element_size()))
+    return [probs.roll(shift, 0).contiguous() for shift in range(copies)]
+
+
+def captured(
+    case: Case, options: SearchOptions, step: reference.Step
+) -> tuple[Callable[[Tensor], None], tuple[Tensor, Tensor]]:
+    """The search of unsuccessful rows in one CUDA graph, and where it leaves rows and scores."""
+    probs, weights, biases = case
+    rows = probs.clone()
+
+    def search() -> tuple[Tensor, Tensor]:
+        label, side = rows.argmax(1), torch.ones_like(rows[:, 0])
+        logit, gradient = reference.score_and_gradient(rows, weights, biases, options.features)
+        points, best, best_logit = rows, rows, logit
+        for _ in range(options.max_steps):
+            points, logit, gradient = step(points, gradient, side, label, weights, biases, options)
+            better = logit < best_logit
+            best = torch.where(better.unsqueeze(1), points, best)
+            best_logit = torch.where(better, logit, best_logit)
+        return best, best_logit
+
+    side_stream = torch.cuda.Stream()
+    with torch.cuda.stream(side_stream):  # compiles, and warms up as a capture asks
+        search()
+    side_stream.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        answers = search()
+
+    def replay(given: Tensor) -> None:
+        rows.copy_(given)
+        graph.replay()
+
+    return replay, answers
+
+
+def time_eager(case: Case, options: SearchOptions, inputs: list[Tensor]) -> dict:
+    """The reference, rows in chunks as it makes them."""
+    _, weights, biases = case
+
+    def run(i: int) -> SearchResult:
+        return reference.perturb_search(inputs[i % len(inputs)], weights, biases, options)
+
+    return median_ms(run)
+
+
+def time_compiled(case: Case, options: SearchOptions, inputs: list[Tensor]) -> dict:
+    """The captured search, and the share of rows on which its answer is another."""
+    probs, weights, biases = case
+    torch._dynamo.reset()
+    step = torch.compile(reference.step, mode="max-autotune-no-cudagraphs", dynamic=False)
+    replay, (best, _) = captured(case, options, step)
+    replay(probs)
+    expected = perturb_search(probs, weights, biases, options)
+    # Where rounding decides, a row may go another way; most must not.
+    differ = ((best - expected.probs).abs().amax(1) > 1e-3).double().mean().item()
+    return {"other_rows": differ, **median_ms(lambda i: replay(inputs[i % len(inputs)]))}
+
+
+def plain_pytorch(case: Case, options: SearchOptions, inputs: list[Tensor]) -> Iterator[dict]:
+    """Times of plain PyTorch with either kind of products."""
+    for matmul in ("highest", "high"):
+        torch.set_float32_matmul_precision(matmul)
+        for engine, timer in (("eager", time_eager), ("compiled", time_compiled)):
+            try:
+                timed = timer(case, options, inputs)
+            except torch.cuda.OutOfMemoryError:
+                timed = {"error": "out of memory"}
+            yield {"engine": engine, "matmul": matmul, **timed}
+
+
+def measure(k: int, hidden: tuple[int, ...], n: int) -> dict:
+    """All engines on one problem."""
+    probs, weights, biases = problem(k, hidden, n)
+    case = (probs.cuda(), [w.cuda() for w in weights], [b.cuda() for b in biases])
+    inputs = rotated(case)
+    options = replace(OPTIONS, on_invalid="passthrough")
+    engines = []
+    for precision in PRECISIONS:
+        chosen = replace(options, precision=precision)
+        result = perturb_search(*case, chosen)
+        assert (result.steps == OPTIONS.max_steps).all(), "the substitute was misled"
+        timed = median_ms(
+            lambda i, o=chosen: perturb_search(inputs[i % len(inputs)], case[1], case[2], o)
+        )
+        engines.append({"engine": precision, **timed})
+    engines += plain_pytorch(case, options, inputs)
+    return {
+        "k": k,
+        "hidden": "-".join(map(str, hidden)),
+        "n": n,
+        "operations": 4 * OPTIONS.max_steps * n * sum(weight.numel() for weight in weights),
+        "engines": engines,
+    }
+
+
+def facts() -> dict:
+    """The machine and the versions."""
+
+    def answer(*command: str) -> str:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    query = "driver_version,clocks.sm,clocks.mem,clocks.max.sm,power.limit,temperature.gpu"
+    return {
+        "device": torch.cuda.get_device_name(),
+        "nvidia_smi": dict(
+            zip(
+                query.split(","),
+                answer("nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader").split(", "),
+                strict=False,
+            )
+        ),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "aeppt": aeppt_ext.ops.compiled.version if aeppt_ext.ops.compiled else None,
+        "commit": answer("git", "rev-parse", "HEAD"),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def main(output: Path, seconds: float) -> None:
+    """Measure, and write after each cell what there is."""
+    deadline = time.monotonic() + seconds
+    report = {**facts(), "copy_bytes_per_s": copy_ceiling(), "cells": []}
+    report["flop_per_s"] = {precision: matrix_ceiling(precision) for precision in PRECISIONS}
+    for n, k, hidden in product(ROWS, CLASSES, HIDDEN):
+        if time.monotonic() > deadline:
+            print(f"no time left for n={n} k={k} {hidden}", flush=True)
+            continue
+        cell = measure(k, hidden, n)
+        torch.cuda.empty_cache()
+        report["cells"].append(cell)
+        times = ", ".join(f"{e['engine']} {e.get('median_ms', 0):.3f}" for e in cell["engines"])
+        print(f"k={k} {cell['hidden']} n={n}: {times} ms", flush=True)
+        partial = output.with_suffix(".partial")
+        partial.write_text(json.dumps(report, indent=1) + "\n")
+        partial.replace(output)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), float(sys.argv[2]) if len(sys.argv) > 2 else float("inf"))

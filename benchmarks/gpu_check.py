@@ -1,0 +1,119 @@
+"""Everything that needs a GPU, in nine minutes: ``make gpu-check``.
+
+Builds and installs aeppt for the GPU at hand, then runs at the same time all tests (those of a GPU
+may not skip), the search's tests with the search on the GPU, and four tools of compute-sanitizer;
+then the benchmark, alone. Figures go to ``benchmarks/results/<gpu>/<date>.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parent.parent
+INSTALLED = ROOT / "build" / "gpu"
+SECONDS = 9 * 60
+SECONDS_TO_END = 45  # what the benchmark's last cell may take beyond its deadline
+SEARCH_TESTS = ("agreement", "guarantees", "bit_identity", "bad_input", "large", "retraction")
+TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
+
+
+def build(environment: dict[str, str]) -> None:
+    """Install this tree where nothing else is."""
+    shutil.rmtree(INSTALLED, ignore_errors=True)
+    major, minor = torch.cuda.get_device_capability()
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "-q", "--no-build-isolation", "--no-deps"]
+        + ["--target", str(INSTALLED), "--log", str(ROOT / "build" / "gpu.log"), str(ROOT)],
+        env={**environment, "AEPPT_BUILD": "cuda", "TORCH_CUDA_ARCH_LIST": f"{major}.{minor}"},
+        check=True,
+    )
+
+
+def checks() -> dict[str, tuple[list[str], dict[str, str]]]:
+    """Each check's command, to be run in ``tests/``, and its environment."""
+    pytest = [sys.executable, "-m", "pytest", "-q", "-c", "../pyproject.toml", "--rootdir", ".."]
+    pytest += ["-p", "no:cacheprovider"]
+    search = [f"search/test_{name}.py" for name in SEARCH_TESTS]
+    commands = {
+        "tests": ([*pytest, "-m", "not slow", "."], {"AEPPT_REQUIRE_GPU": "1"}),
+        "search on the GPU": ([*pytest, *search], {"AEPPT_TEST_DEVICE": "cuda"}),
+    }
+    for tool in TOOLS:
+        sanitizer = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "1"]
+        uncached = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+        commands[tool] = ([*sanitizer, sys.executable, "try_kernel.py"], uncached)
+    return commands
+
+
+def run_checks(environment: dict[str, str], deadline: float) -> dict[str, str]:
+    """Run all checks at once; the last line that each printed, by name."""
+    logs = ROOT / "build" / "gpu-check"
+    shutil.rmtree(logs, ignore_errors=True)
+    logs.mkdir(parents=True)
+    running = {}
+    for name, (command, extra) in checks().items():
+        with (logs / f"{name}.log").open("w") as log:
+            running[name] = subprocess.Popen(
+                command,
+                cwd=ROOT / "tests",
+                env={**environment, **extra},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+    last_lines, failed = {}, []
+    for name, process in running.items():
+        try:
+            code = process.wait(max(1.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            code = process.wait()
+        text = (logs / f"{name}.log").read_text(errors="replace")
+        last_lines[name] = text.strip().rpartition("\n")[2]
+        print(f"{name}: rc {code}: {last_lines[name]}", flush=True)
+        if code != 0:
+            failed.append(name)
+            print(text[-3000:], flush=True)
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}; {logs} has all they printed")
+    return last_lines
+
+
+def main() -> None:
+    """Build, check, measure, write."""
+    if not torch.cuda.is_available():
+        raise SystemExit("this machine has no GPU")
+    start = time.monotonic()
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(INSTALLED),
+        "PATH": f"{INSTALLED / 'bin'}{os.pathsep}{os.environ['PATH']}",
+    }
+    build(environment)
+    print(f"built in {time.monotonic() - start:.0f} s", flush=True)
+    last_lines = run_checks(environment, start + SECONDS / 2)
+
+    gpu = torch.cuda.get_device_name().replace(" ", "-").lower()
+    results = ROOT / "benchmarks" / "results" / gpu / time.strftime("%Y-%m-%d.json", time.gmtime())
+    results.parent.mkdir(parents=True, exist_ok=True)
+    left = SECONDS - SECONDS_TO_END - (time.monotonic() - start)
+    subprocess.run(
+        [sys.executable, "bench_cuda.py", str(results), f"{left:.0f}"],
+        cwd=ROOT / "benchmarks",
+        env=environment,
+        check=True,
+    )
+    report = json.loads(results.read_text())
+    results.write_text(json.dumps({**report, "checks": last_lines}, indent=1) + "\n")
+    print(f"{time.monotonic() - start:.0f} s; wrote {results.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""A small search on every path of the CUDA kernel, short enough for ``compute-sanitizer``."""
+
+from itertools import product
+
+import torch
+
+from aeppt_ext import SearchOptions, perturb_search
+from aeppt_ext.options import FEATURES, NORMS, PRECISIONS
+from aeppt_ext.reference import feature_width
+
+CLASSES = {
+    8: 40,
+    40: 40,
+    300: 4,
+    6000: 2,
+}  # teams of 8, 32 and 256 lanes; too long for shared memory
+
+
+def layers(width: int, *outputs: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Random weights and biases of a substitute, on the GPU."""
+    weights, biases = [], []
+    for out in outputs:
+        weights.append(torch.randn(out, width, device="cuda") * (2 / width) ** 0.5)
+        biases.append(torch.zeros(out, device="cuda"))
+        width = out
+    return weights, biases
+
+
+torch.manual_seed(0)
+searches = 0
+for k, features, norm in product(CLASSES, FEATURES, NORMS):
+    probs = (3 * torch.randn(CLASSES[k], k, device="cuda")).softmax(1)
+    weights, biases = layers(feature_width(features, k), 37, 20, 1)
+    for precision in PRECISIONS:
+        options = SearchOptions(
+            features=features,
+            norm=norm,
+            precision=precision,
+            max_steps=3,
+            refine_steps=2,
+            max_l1=0.1,
+        )
+        result = perturb_search(probs, weights, biases, options)
+        assert torch.equal(result.probs.argmax(1), probs.argmax(1))
+        searches += 1
+    doubles = ([w.double() for w in weights], [b.double() for b in biases])
+    perturb_search(probs.double(), *doubles, SearchOptions(features=features, max_steps=3))
+    searches += 1
+print(f"{searches} searches")
