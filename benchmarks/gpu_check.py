@@ -29,9 +29,9 @@ def build(environment: dict[str, str]) -> None:
     """Install this tree where nothing else is."""
     shutil.rmtree(INSTALLED, ignore_errors=True)
     major, minor = torch.cuda.get_device_capability()
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-build-isolation", "--no-deps"]
     subprocess.run(
-        [sys.executable, "-m", "pip", "install", "-q", "--no-build-isolation", "--no-deps"]
-        + ["--target", str(INSTALLED), "--log", str(ROOT / "build" / "gpu.log"), str(ROOT)],
+        [*pip, "--target", str(INSTALLED), "--log", str(ROOT / "build" / "gpu.log"), str(ROOT)],
         env={**environment, "AEPPT_BUILD": "cuda", "TORCH_CUDA_ARCH_LIST": f"{major}.{minor}"},
         check=True,
     )
