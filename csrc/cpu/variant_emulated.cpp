@@ -1,5 +1,5 @@
-// The CUDA kernel's source on the CPU, one block per worker: for tests, and never chosen unless
-// AEPPT_ISA names it.
+// The CUDA kernel's source on the CPU, one block or cluster per worker: for tests, and never chosen
+// unless AEPPT_ISA names it.
 #undef _FORTIFY_SOURCE  // its longjmp knows one stack only
 #define AEPPT_INDEX int32_t
 #define AEPPT_VARIANT emulated
@@ -14,6 +14,7 @@ namespace aeppt {
 namespace emulated {
 
 constexpr int64_t kSlots = 5;  // few, so that slots are refilled and groups of rows are not full
+constexpr int64_t kClusterRows = 3;
 
 // The weights for the matrix units, in memory that lives as long as this.
 template <typename Unit>
@@ -47,17 +48,30 @@ class PackedFragments {
   std::vector<Words> memory_;
 };
 
+// Blocks of a cluster, which share few rows; else one block takes them as they come.
 template <typename T, int kLanes>
 void search_block(const Search<T>& search, const LayerFragments* fragments,
                   std::atomic<int64_t>& next_row) {
-  const auto layout = TileLayout<T>::of(search, search.layers, kSlots, kThreads / kLanes);
+  const int blocks = search.rows <= kClusterRows ? kMostBlocks : 1;
+  const auto layout =
+      TileLayout<T>::of(search, search.layers, blocks > 1 ? 1 : kSlots, kThreads / kLanes);
+  const int64_t bytes = (layout.bytes + 63) / 64 * 64;
   const std::unique_ptr<char, decltype(&std::free)> memory(
-      static_cast<char*>(std::aligned_alloc(64, (layout.bytes + 63) / 64 * 64)), std::free);
+      static_cast<char*>(std::aligned_alloc(64, blocks * bytes)), std::free);
   if (memory == nullptr) throw std::bad_alloc();
-  const BlockSearch<T, Block<kLanes, kThreads>> block(search, search.layers, fragments, layout,
-                                                      memory.get());
-  const auto body = [&] { block.run(&next_row); };
-  Threads(kThreads).run(body);
+  const auto run = [&](std::atomic<int64_t>* counters, int64_t stride) {
+    Threads(blocks, kThreads, bytes).run([&] {
+      const int rank = cluster_rank();
+      BlockSearch<T, Block<kLanes, kThreads>>(search, search.layers, fragments, layout,
+                                              memory.get() + rank * bytes)
+          .run(counters + rank, stride);
+    });
+  };
+  if (blocks == 1) return run(&next_row, 1);
+  for (int64_t row; (row = next_row.fetch_add(1)) < search.rows;) {
+    std::atomic<int64_t> counters[kMostBlocks] = {row, row};
+    run(counters, search.rows);
+  }
 }
 
 template <typename T>

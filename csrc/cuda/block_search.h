@@ -82,15 +82,15 @@ class BlockSearch {
                            char* memory)
       : s_(search), layers_(layers), fragments_(fragments), layout_(layout), memory_(memory) {}
 
-  // Takes rows from the counter, which starts at zero, until none are left.
+  // Takes every stride-th row from the counter's on, until none are left.
   template <typename C>
-  AEPPT_DEVICE void run(C* next_row) const {
+  AEPPT_DEVICE void run(C* next_row, Counter stride) const {
     const Index slots = layout_.slots;
     int32_t* const list = reinterpret_cast<int32_t*>(memory_ + layout_.list_at);
     block_.each(layout_.bytes / sizeof(int32_t),
                 [&](Index i) { reinterpret_cast<int32_t*>(memory_)[i] = 0; });
     for (;;) {
-      block_.teams(slots, [&](Lanes lanes, Index i) { advance(lanes, i, next_row); });
+      block_.teams(slots, [&](Lanes lanes, Index i) { advance(lanes, i, next_row, stride); });
       Index evaluated = 0;
       AEPPT_UNROLL(1)
       for (Index i = 0; i < 3; ++i) {
@@ -152,7 +152,7 @@ class BlockSearch {
   // ---- what a team does with its row ----
 
   template <typename C>
-  AEPPT_DEVICE void advance(Lanes lanes, Index i, C* next_row) const {
+  AEPPT_DEVICE void advance(Lanes lanes, Index i, C* next_row, Counter stride) const {
     const RowSearch<T, Lanes> search(s_, lanes, fragments_ != nullptr);
     Slot<T> slot = read(lanes, i);
     slot.next = Next::kNothing;
@@ -163,7 +163,7 @@ class BlockSearch {
       slot.live = slot.next != Next::kNothing;
     }
     while (!slot.live) {
-      const int64_t taken = lanes.fetch(next_row);
+      const int64_t taken = lanes.fetch(next_row, stride);
       if (taken >= s_.rows) break;
       slot.best = s_.out + taken * s_.classes;
       slot.known = false;
@@ -253,6 +253,7 @@ class BlockSearch {
     Product<T> p{};
     p.x = back ? last_hidden(0) : inputs(0);
     p.x_stride = back ? layout_.hidden : layout_.row;
+    block_.meet();
     for (Index step = 0; step < hidden_layers; ++step) {
       const Index l = back ? hidden_layers - 1 - step : step;
       const Layer<T>& layer = layers_[l];

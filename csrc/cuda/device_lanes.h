@@ -4,14 +4,19 @@
 //
 // Beyond what every engine's lanes offer, a team has
 //   compact(n, keep, emit)   emit(j, place) for each j that is kept, places in order; how many
-//   fetch(counter)           the counter's value before it grew by one
+//   fetch(counter, stride)   the counter's value before it grew by that
+//
+// A block may be one of a cluster. Then all its blocks do the same, each in shared memory of its
+// own, but for products: these they divide, and store every output in the memory of each.
 #pragma once
 
 #include <cstdint>
 #include <type_traits>
 
 #include "aeppt/lanes.h"
-#ifndef __CUDACC__
+#ifdef __CUDACC__
+#include <cooperative_groups.h>
+#else
 #include "emulated.h"
 #endif
 
@@ -20,6 +25,27 @@ namespace aeppt::AEPPT_VARIANT {
 using Counter = unsigned long long;
 
 constexpr int kWarp = 32;
+
+#ifdef __CUDACC__
+#if __CUDA_ARCH__ >= 900
+__device__ inline int cluster_size() { return cooperative_groups::this_cluster().num_blocks(); }
+__device__ inline int cluster_rank() { return cooperative_groups::this_cluster().block_rank(); }
+__device__ inline void cluster_sync() { cooperative_groups::this_cluster().sync(); }
+// Where another block has what this one has at `own` in shared memory.
+template <typename T>
+__device__ T* in_block(T* own, int rank) {
+  return cooperative_groups::this_cluster().map_shared_rank(own, rank);
+}
+#else
+__device__ inline int cluster_size() { return 1; }
+__device__ inline int cluster_rank() { return 0; }
+__device__ inline void cluster_sync() {}
+template <typename T>
+__device__ T* in_block(T* own, int) {
+  return own;
+}
+#endif
+#endif
 
 // A warp, or the part of one that works on a row.
 template <int kLanes>
@@ -91,9 +117,9 @@ struct WarpLanes {
     return count;
   }
   template <typename C>
-  __device__ int64_t fetch(C* counter) const {
+  __device__ int64_t fetch(C* counter, Counter stride) const {
     Counter taken = 0;
-    if (lane() == 0) taken = atomicAdd(counter, Counter(1));
+    if (lane() == 0) taken = atomicAdd(counter, stride);
     return static_cast<int64_t>(__shfl_sync(mask(), taken, 0, kLanes));
   }
 
@@ -121,8 +147,13 @@ struct BlockScratch {
 };
 
 __device__ inline BlockScratch& block_scratch() {
+#ifdef __CUDACC__
   __shared__ BlockScratch scratch;
   return scratch;
+#else
+  static thread_local BlockScratch scratch[kMostBlocks];
+  return scratch[cluster_rank()];
+#endif
 }
 
 // A whole block that works on one row.
@@ -224,9 +255,9 @@ struct BlockLanes {
     return count;
   }
   template <typename C>
-  __device__ int64_t fetch(C* counter) const {
+  __device__ int64_t fetch(C* counter, Counter stride) const {
     BlockScratch& scratch = block_scratch();
-    if (lane() == 0) scratch.fetched = static_cast<int64_t>(atomicAdd(counter, Counter(1)));
+    if (lane() == 0) scratch.fetched = static_cast<int64_t>(atomicAdd(counter, stride));
     __syncthreads();
     const int64_t taken = scratch.fetched;
     __syncthreads();
@@ -234,7 +265,7 @@ struct BlockLanes {
   }
 };
 
-// All threads of a block call these together.
+// All threads of a block call these together, and all blocks of a cluster.
 template <int kLanes, int kThreads>
 struct Block {
   static constexpr int kTeams = kThreads / kLanes, kWarps = kThreads / kWarp;
@@ -255,11 +286,19 @@ struct Block {
     for (Index i = threadIdx.x / kLanes; i < n; i += kTeams) f(Lanes(), i);
     __syncthreads();
   }
-  // f(i, lane) for all i < n and all lanes of a warp.
+  // f(i, lane) for all i < n and all lanes of a warp, in one block of the cluster.
   template <typename F>
   __device__ void warps(Index n, F f) const {
-    for (Index i = threadIdx.x / kWarp; i < n; i += kWarps) f(i, threadIdx.x % kWarp);
-    __syncthreads();
+    const Index blocks = cluster_size();
+    for (Index i = cluster_rank() * kWarps + threadIdx.x / kWarp; i < n; i += blocks * kWarps) {
+      f(i, threadIdx.x % kWarp);
+    }
+    if (blocks > 1) cluster_sync();
+    else __syncthreads();
+  }
+  // Before products: until then a block's memory is its own.
+  __device__ void meet() const {
+    if (cluster_size() > 1) cluster_sync();
   }
   // Lists the i < n for which f(i), in order; how many.
   template <typename F>
@@ -275,10 +314,16 @@ struct Block {
     __syncthreads();
     return count;
   }
-  // Stores one output of a product.
+  // Stores one output of a product, in every block of the cluster.
   template <typename T>
   __device__ void store(T* target, T value) const {
-    *target = value;
+    const int blocks = cluster_size();
+    if (blocks == 1) {
+      *target = value;
+      return;
+    }
+    AEPPT_UNROLL(1)
+    for (int rank = 0; rank < blocks; ++rank) *in_block(target, rank) = value;
   }
 };
 

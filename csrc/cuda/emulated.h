@@ -1,8 +1,8 @@
 // CUDA's threads on one thread of a CPU, so that a kernel's own source runs in tests without a GPU.
 //
-// Each thread of a block is a context of its own that runs until it waits for others: at a
-// barrier, or to exchange a value. The last thread goes first. Where the source forgets a barrier,
-// a thread reads what another has not written yet, and the tests see it.
+// Each thread of a block, or of a cluster of blocks, is a context of its own that runs until it
+// waits for others: at a barrier, or to exchange a value. The last thread goes first. Where the
+// source forgets a barrier, a thread reads what another has not written yet, and the tests see it.
 #pragma once
 
 #include <ucontext.h>
@@ -18,8 +18,6 @@
 #include <vector>
 
 #define __device__
-#define __shared__ static thread_local
-
 namespace aeppt::emulated {
 
 constexpr int kWarpThreads = 32;
@@ -28,11 +26,17 @@ inline thread_local struct {
   unsigned x;
 } threadIdx;
 
-// The threads of one block.
+constexpr int kMostBlocks = 2;  // of a cluster
+
+// The threads of one cluster of blocks, whose memories lie `memory_bytes` apart.
 class Threads {
  public:
-  explicit Threads(int count)
-      : threads_(count), warps_(count / kWarpThreads), stacks_(new char[count * kStackBytes]) {}
+  Threads(int blocks, int threads_of_block, int64_t memory_bytes)
+      : threads_of_block_(threads_of_block),
+        memory_bytes_(memory_bytes),
+        threads_(blocks * threads_of_block),
+        warps_(threads_.size() / kWarpThreads),
+        stacks_(new char[threads_.size() * kStackBytes]) {}
 
   // Runs body() in every thread, to its end.
   template <typename Body>
@@ -56,9 +60,10 @@ class Threads {
   }
 
   // Waits until as many threads have come to the barrier.
-  void wait_for_block() { wait(block_, static_cast<int>(threads_.size())); }
+  void wait_for_cluster() { wait(cluster_, static_cast<int>(threads_.size())); }
+  void wait_for_block() { wait(blocks_[block()], threads_of_block_); }
   void wait_for_lanes(unsigned mask) {
-    Warp& warp = warps_[threadIdx.x / kWarpThreads];
+    Warp& warp = this->warp();
     wait(warp.barriers[mask == ~0u ? kWarpThreads : std::countr_zero(mask)], std::popcount(mask));
   }
 
@@ -66,15 +71,18 @@ class Threads {
   template <typename V>
   void post(const V& value) {
     static_assert(sizeof value <= kValueBytes);
-    Warp& warp = warps_[threadIdx.x / kWarpThreads];
-    std::memcpy(warp.values[threadIdx.x % kWarpThreads], &value, sizeof value);
+    std::memcpy(warp().values[threadIdx.x % kWarpThreads], &value, sizeof value);
   }
   template <typename V>
-  V posted(int lane) const {
+  V posted(int lane) {
     V value;
-    std::memcpy(&value, warps_[threadIdx.x / kWarpThreads].values[lane], sizeof value);
+    std::memcpy(&value, warp().values[lane], sizeof value);
     return value;
   }
+
+  int blocks() const { return static_cast<int>(threads_.size()) / threads_of_block_; }
+  int block() const { return running_thread_ / threads_of_block_; }
+  int64_t memory_bytes() const { return memory_bytes_; }
 
   static thread_local Threads* current;
 
@@ -98,7 +106,7 @@ class Threads {
   static void start() {
     Threads& self = *current;
     self.enter_(self.body_);
-    self.threads_[threadIdx.x].done = true;
+    self.threads_[self.running_thread_].done = true;
     self.idle_ = 0;
     if (--self.running_ == 0) _longjmp(self.return_, 1);
     self.resume(self.next());
@@ -106,15 +114,18 @@ class Threads {
 
   // The next thread that has not ended, downwards.
   int next() const {
-    int i = static_cast<int>(threadIdx.x);
+    int i = running_thread_;
     do i = i == 0 ? static_cast<int>(threads_.size()) - 1 : i - 1;
     while (threads_[i].done);
     return i;
   }
 
+  Warp& warp() { return warps_[running_thread_ / kWarpThreads]; }
+
   [[noreturn]] void resume(int i) {
     Thread& thread = threads_[i];
-    threadIdx.x = static_cast<unsigned>(i);
+    running_thread_ = i;
+    threadIdx.x = static_cast<unsigned>(i % threads_of_block_);
     if (thread.started) _longjmp(thread.state, 1);
     thread.started = true;
     setcontext(&thread.context);
@@ -122,7 +133,7 @@ class Threads {
   }
 
   [[gnu::noinline]] void give_way() {
-    if (_setjmp(threads_[threadIdx.x].state) == 0) resume(next());
+    if (_setjmp(threads_[running_thread_].state) == 0) resume(next());
   }
 
   void wait(Barrier& barrier, int count) {
@@ -142,20 +153,30 @@ class Threads {
     }
   }
 
+  const int threads_of_block_;
+  const int64_t memory_bytes_;
   std::vector<Thread> threads_;
   std::vector<Warp> warps_;
   const std::unique_ptr<char[]> stacks_;
-  Barrier block_;
+  Barrier cluster_, blocks_[kMostBlocks];
   jmp_buf return_;
   void (*enter_)(void*) = nullptr;
   void* body_ = nullptr;
-  int running_ = 0;
+  int running_ = 0, running_thread_ = 0;
   size_t idle_ = 0;  // switches since something moved
 };
 
 inline thread_local Threads* Threads::current = nullptr;
 
 inline void __syncthreads() { Threads::current->wait_for_block(); }
+inline int cluster_size() { return Threads::current->blocks(); }
+inline int cluster_rank() { return Threads::current->block(); }
+inline void cluster_sync() { Threads::current->wait_for_cluster(); }
+template <typename T>
+T* in_block(T* own, int rank) {
+  const int64_t bytes = (rank - cluster_rank()) * Threads::current->memory_bytes();
+  return reinterpret_cast<T*>(reinterpret_cast<char*>(own) + bytes);
+}
 inline void __syncwarp(unsigned mask) { Threads::current->wait_for_lanes(mask); }
 
 template <typename V>

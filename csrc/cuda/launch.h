@@ -27,6 +27,7 @@ struct Substitute {
 // What a launch needs to know of the device; memory in bytes of shared memory.
 struct Device {
   int64_t multiprocessors, memory, memory_of_block, memory_reserved_by_block;
+  bool has_clusters;
 };
 
 // Gives device memory that lives until the work queued so far and next on the stream is done.

@@ -14,7 +14,9 @@
 namespace aeppt {
 namespace {
 
-constexpr int kOldestMajor = 8;  // compute capability; matrix units take bf16 and tf32 from there
+// Compute capabilities: matrix units take bf16 and tf32 from the one on, blocks form clusters from
+// the other on.
+constexpr int kOldestMajor = 8, kClusterMajor = 9;
 
 int64_t attribute(cudaDeviceAttr which, c10::DeviceIndex device) {
   int value;
@@ -49,6 +51,7 @@ Outputs search_cuda(const at::Tensor& probs, at::TensorList weights, at::TensorL
       attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, index),
       attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, index),
       attribute(cudaDevAttrReservedSharedMemoryPerBlock, index),
+      attribute(cudaDevAttrComputeCapabilityMajor, index) >= kClusterMajor,
   };
   C10_CUDA_CHECK(cuda::search_rows<T>(search, substitute, device, allocate,
                                       c10::cuda::getCurrentCUDAStream(index)));

@@ -30,12 +30,17 @@ struct Product {
 
   // Where the inputs of row i start.
   AEPPT_DEVICE Index input(Index i) const { return i * x_stride; }
+  AEPPT_DEVICE T* output(Index i, Index column) const { return y + i * y_stride + column; }
+  // What is to be stored at `output`.
+  AEPPT_DEVICE T activated(const T* output, T sum) const {
+    if (after == After::kRelu) return sum > 0 ? sum : T(0);
+    if (after == After::kMask) return *output > 0 ? sum : T(0);
+    return sum;
+  }
   template <typename Block>
   AEPPT_DEVICE void store(const Block& block, Index i, Index column, T sum) const {
-    T* const target = y + i * y_stride + column;
-    if (after == After::kRelu) sum = sum > 0 ? sum : T(0);
-    if (after == After::kMask) sum = *target > 0 ? sum : T(0);
-    block.store(target, sum);
+    T* const output = this->output(i, column);
+    block.store(output, activated(output, sum));
   }
 };
 
@@ -81,7 +86,8 @@ AEPPT_DEVICE void multiply_row(const Block& block, const Product<T>& p, Index i)
   });
 }
 
-// Several rows: a warp takes kRows of them and kColumns panels, a lane one output of each panel.
+// Several rows, which only a block outside of clusters has: a warp takes kRows of them and kColumns
+// panels, a lane one output of each panel.
 template <int kRows, int kColumns, typename T, typename Block>
 AEPPT_DEVICE void multiply_rows(const Block& block, const Product<T>& p, const int32_t* list,
                                 Index count) {
@@ -141,8 +147,8 @@ AEPPT_DEVICE void multiply_rows(const Block& block, const Product<T>& p, const i
       AEPPT_UNROLL(32)
       for (int r = 0; r < kRows; ++r) {
         if (first + r >= count) break;
-        p.store(block, list[first + r], column,
-                p.bias != nullptr ? sum[r][c] + p.bias[column] : sum[r][c]);
+        T* const output = p.output(list[first + r], column);
+        *output = p.activated(output, p.bias != nullptr ? sum[r][c] + p.bias[column] : sum[r][c]);
       }
     }
   });

@@ -17,6 +17,7 @@ namespace aeppt::cuda {
 template <typename T>
 constexpr int kBlocksPerMultiprocessor = std::is_same_v<T, float> ? 2 : 1;
 constexpr int64_t kMostSlots = 32;
+constexpr int64_t kMostBlocksOfCluster = 8;  // what every device with clusters allows
 // Slots of a block whose rows are too long for shared memory.
 constexpr int64_t kWorkspaceSlots = 8;
 
@@ -25,8 +26,9 @@ template <typename T>
 struct Task {
   Search<T> search;
   TileLayout<T> layout;
-  Counter* next_row;
-  char* workspace;  // [blocks][layout.bytes]; null where the slots lie in shared memory
+  Counter* next_row;          // one for all blocks, or one for each where they form clusters
+  int64_t counters, cluster;  // blocks of a cluster, all of which count alike
+  char* workspace;            // [blocks][layout.bytes]; null where the slots lie in shared memory
   bool coarse;
   Layer<T> layers[kMostLayers];
   LayerFragments fragments[kMostLayers];
@@ -60,7 +62,8 @@ __device__ void fill_fragments(const uint32_t* fragments, int64_t depth, int64_t
 template <typename T>
 __global__ void pack_kernel(const __grid_constant__ Task<T> task,
                             const __grid_constant__ Substitute<T> substitute) {
-  if (blockIdx.x == 0 && threadIdx.x == 0) *task.next_row = 0;
+  const int64_t cluster = task.cluster;
+  fill(task.next_row, task.counters, [=](int64_t block) -> Counter { return block / cluster; });
   for (int32_t l = 0; l < task.search.layer_count; ++l) {
     const Layer<T>& layer = task.layers[l];
     const int64_t in = layer.in, out = layer.out;
@@ -93,9 +96,11 @@ __global__ void __launch_bounds__(kThreads, kShared ? kBlocksPerMultiprocessor<T
   extern __shared__ uint4 shared[];
   char* const memory = kShared ? reinterpret_cast<char*>(shared)
                                : task.workspace + int64_t(blockIdx.x) * task.layout.bytes;
+  const bool alone = cluster_size() == 1;
   BlockSearch<T, Block<kLanes, kThreads>>(
       task.search, task.layers, task.coarse ? task.fragments : nullptr, task.layout, memory)
-      .run(task.next_row);
+      .run(alone ? task.next_row : task.next_row + blockIdx.x,
+           alone ? 1 : gridDim.x / cluster_size());
 }
 
 constexpr int64_t ceil_of(int64_t n, int64_t parts) { return (n + parts - 1) / parts; }
@@ -104,7 +109,7 @@ constexpr int64_t ceil_of(int64_t n, int64_t parts) { return (n + parts - 1) / p
 template <typename T>
 struct Spread {
   TileLayout<T> layout;
-  int64_t blocks;
+  int64_t blocks, cluster;
 
   static Spread of(const Search<T>& search, const Layer<T>* layers, int64_t teams,
                    const Device& device) {
@@ -123,9 +128,15 @@ struct Spread {
     // One block of more slots is better than two of few: rows share the weights that are read.
     const int64_t two = fitting(2), one = fitting(1);
     if (one == 0) return {};
+    if (device.has_clusters) {
+      // Few rows: the blocks of a cluster share the products of one.
+      int64_t cluster = kMostBlocksOfCluster;
+      while (cluster > 1 && search.rows * cluster > device.multiprocessors) cluster /= 2;
+      if (cluster > 1) return {layout(1), search.rows * cluster, cluster};
+    }
     const bool pair = kBlocksPerMultiprocessor<T> == 2 && two > 0 && 2 * two >= one;
     const int64_t slots = pair ? two : one, most = (pair ? 2 : 1) * device.multiprocessors;
-    return {layout(slots), std::min(ceil_of(search.rows, slots), most)};
+    return {layout(slots), std::min(ceil_of(search.rows, slots), most), 1};
   }
 };
 
@@ -136,8 +147,17 @@ cudaError_t start(const Task<T>& task, int64_t blocks, cudaStream_t stream) {
   const cudaError_t error = cudaFuncSetAttribute(
       kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
   if (error != cudaSuccess) return error;
-  kernel<<<static_cast<unsigned>(blocks), kThreads, bytes, stream>>>(task);
-  return cudaGetLastError();
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim = {static_cast<unsigned>(task.cluster), 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = static_cast<unsigned>(blocks);
+  config.blockDim = kThreads;
+  config.dynamicSmemBytes = bytes;
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = task.cluster > 1 ? 1 : 0;
+  return cudaLaunchKernelEx(&config, kernel, task);
 }
 
 // Where the packed substitute lies in `memory`, which may be null; how many bytes it takes.
@@ -153,11 +173,9 @@ int64_t lay_out(Task<T>& task, const Substitute<T>& substitute, char* memory) {
     array = reinterpret_cast<std::remove_reference_t<decltype(array)>>(memory + at);
     at += (n * int64_t(sizeof *array) + 15) / 16 * 16;
   };
-  take(task.next_row, 1);
+  take(task.next_row, task.counters);
   for (int32_t l = 0; l < task.search.layer_count; ++l) {
     Layer<T>& layer = task.layers[l];
-    layer.in = substitute.layers[l].in;
-    layer.out = substitute.layers[l].out;
     take(layer.bias, padded(layer.out));
     if (l + 1 == task.search.layer_count) {
       take(layer.forward, layer.in);
@@ -178,28 +196,34 @@ cudaError_t search_rows(const Search<T>& search, const Substitute<T>& substitute
   Task<T> task{};
   task.search = search;
   task.coarse = std::is_same_v<T, float> && search.options.precision != Precision::kFloat32;
+  for (int32_t l = 0; l < search.layer_count; ++l) {
+    task.layers[l] = {.in = substitute.layers[l].in, .out = substitute.layers[l].out};
+  }
+  const int64_t slots = std::min(search.rows, kWorkspaceSlots);
+  Spread<T> spread{};
+  with_team(search.classes, [&](auto lanes) {
+    spread = Spread<T>::of(search, task.layers, kThreads / decltype(lanes)::value, device);
+  });
+  const bool shared = spread.blocks > 0;
+  if (!shared) {
+    spread = {TileLayout<T>::of(search, task.layers, slots, 1),
+              std::min(ceil_of(search.rows, slots), device.multiprocessors), 1};
+    task.workspace = allocate(spread.blocks * spread.layout.bytes);
+  }
+  task.layout = spread.layout;
+  task.cluster = spread.cluster;
+  task.counters = spread.cluster > 1 ? spread.blocks : 1;
   const int64_t size = lay_out(task, substitute, nullptr);
   lay_out(task, substitute, allocate(size));
   const int64_t packers = std::min(ceil_of(size, 16 * kThreads), device.multiprocessors);
   pack_kernel<T><<<static_cast<unsigned>(packers), kThreads, 0, stream>>>(task, substitute);
   cudaError_t error = cudaGetLastError();
   if (error != cudaSuccess) return error;
-
-  bool fits = false;
+  if (!shared) return start<T, kThreads, false>(task, spread.blocks, stream);
   with_team(search.classes, [&](auto lanes) {
-    constexpr int kLanes = decltype(lanes)::value;
-    const auto spread = Spread<T>::of(search, task.layers, kThreads / kLanes, device);
-    fits = spread.blocks > 0;
-    if (!fits) return;
-    task.layout = spread.layout;
-    error = start<T, kLanes, true>(task, spread.blocks, stream);
+    error = start<T, decltype(lanes)::value, true>(task, spread.blocks, stream);
   });
-  if (fits) return error;
-  const int64_t slots = std::min(search.rows, kWorkspaceSlots);
-  const int64_t blocks = std::min(ceil_of(search.rows, slots), device.multiprocessors);
-  task.layout = TileLayout<T>::of(search, task.layers, slots, 1);
-  task.workspace = allocate(blocks * task.layout.bytes);
-  return start<T, kThreads, false>(task, blocks, stream);
+  return error;
 }
 
 }  // namespace aeppt::cuda
