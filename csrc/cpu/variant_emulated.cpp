@@ -5,6 +5,7 @@
 #define AEPPT_VARIANT emulated
 #include <cmath>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "../cuda/block_search.h"
@@ -59,18 +60,17 @@ void search_block(const Search<T>& search, const LayerFragments* fragments,
   const std::unique_ptr<char, decltype(&std::free)> memory(
       static_cast<char*>(std::aligned_alloc(64, blocks * bytes)), std::free);
   if (memory == nullptr) throw std::bad_alloc();
-  const auto run = [&](std::atomic<int64_t>* counters, int64_t stride) {
+  const auto run = [&](auto next_row) {
     Threads(blocks, kThreads, bytes).run([&] {
-      const int rank = cluster_rank();
       BlockSearch<T, Block<kLanes, kThreads>>(search, search.layers, fragments, layout,
-                                              memory.get() + rank * bytes)
-          .run(counters + rank, stride);
+                                              memory.get() + cluster_rank() * bytes)
+          .run([&] { return next_row(cluster_rank()); });
     });
   };
-  if (blocks == 1) return run(&next_row, 1);
+  if (blocks == 1) return run([&](int) { return next_row.fetch_add(1); });
   for (int64_t row; (row = next_row.fetch_add(1)) < search.rows;) {
-    std::atomic<int64_t> counters[kMostBlocks] = {row, row};
-    run(counters, search.rows);
+    bool taken[kMostBlocks] = {};
+    run([&](int rank) { return std::exchange(taken[rank], true) ? search.rows : row; });
   }
 }
 
@@ -92,7 +92,8 @@ void search_rows(const Search<T>& search, int64_t, std::atomic<int64_t>& next_ro
       });
     }
   }
-  search_block(search, nullptr, next_row);
+  const std::vector<LayerFragments> none(search.layer_count);
+  search_block(search, none.data(), next_row);
 }
 
 }  // namespace emulated

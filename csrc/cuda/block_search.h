@@ -76,21 +76,20 @@ class BlockSearch {
  public:
   using Lanes = typename Block::Lanes;
 
-  // `fragments` may be null: then every product is made in full precision.
   AEPPT_DEVICE BlockSearch(const Search<T>& search, const Layer<T>* layers,
                            const LayerFragments* fragments, const TileLayout<T>& layout,
                            char* memory)
       : s_(search), layers_(layers), fragments_(fragments), layout_(layout), memory_(memory) {}
 
-  // Takes every stride-th row from the counter's on, until none are left.
-  template <typename C>
-  AEPPT_DEVICE void run(C* next_row, Counter stride) const {
+  // Searches the rows that next_row() gives, until one is beyond the last.
+  template <typename F>
+  AEPPT_DEVICE void run(F next_row) const {
     const Index slots = layout_.slots;
     int32_t* const list = reinterpret_cast<int32_t*>(memory_ + layout_.list_at);
     block_.each(layout_.bytes / sizeof(int32_t),
                 [&](Index i) { reinterpret_cast<int32_t*>(memory_)[i] = 0; });
     for (;;) {
-      block_.teams(slots, [&](Lanes lanes, Index i) { advance(lanes, i, next_row, stride); });
+      block_.teams(slots, [&](Lanes lanes, Index i) { advance(lanes, i, next_row); });
       Index evaluated = 0;
       AEPPT_UNROLL(1)
       for (Index i = 0; i < 3; ++i) {
@@ -128,6 +127,7 @@ class BlockSearch {
   AEPPT_DEVICE T* hidden(Index i) const {
     return reinterpret_cast<T*>(memory_ + layout_.hidden_at) + i * layout_.hidden;
   }
+  AEPPT_DEVICE bool coarse() const { return fragments_[0].forward != nullptr; }
   AEPPT_DEVICE bool sorted() const { return s_.options.features == Features::kSorted; }
   AEPPT_DEVICE Entries<T> entries(Index i) const {
     return {row(3, i), reinterpret_cast<int32_t*>(memory_ + layout_.index_at) + i * layout_.index};
@@ -151,9 +151,9 @@ class BlockSearch {
 
   // ---- what a team does with its row ----
 
-  template <typename C>
-  AEPPT_DEVICE void advance(Lanes lanes, Index i, C* next_row, Counter stride) const {
-    const RowSearch<T, Lanes> search(s_, lanes, fragments_ != nullptr);
+  template <typename F>
+  AEPPT_DEVICE void advance(Lanes lanes, Index i, F next_row) const {
+    const RowSearch<T, Lanes> search(s_, lanes, coarse());
     Slot<T> slot = read(lanes, i);
     slot.next = Next::kNothing;
     if (slot.live) {
@@ -163,7 +163,7 @@ class BlockSearch {
       slot.live = slot.next != Next::kNothing;
     }
     while (!slot.live) {
-      const int64_t taken = lanes.fetch(next_row, stride);
+      const int64_t taken = lanes.once(next_row);
       if (taken >= s_.rows) break;
       slot.best = s_.out + taken * s_.classes;
       slot.known = false;
@@ -258,10 +258,9 @@ class BlockSearch {
       const Index l = back ? hidden_layers - 1 - step : step;
       const Layer<T>& layer = layers_[l];
       p.panels = back ? layer.backward : layer.forward;
-      p.fragments = nullptr;
-      if (fragments_ != nullptr && pass != Pass::kExact) {
-        p.fragments = back ? fragments_[l].backward : fragments_[l].forward;
-      }
+      p.fragments = pass == Pass::kExact ? nullptr
+                    : back               ? fragments_[l].backward
+                                         : fragments_[l].forward;
       p.bias = back ? nullptr : layer.bias;
       p.depth = back ? layer.out : layer.in;
       p.width = back ? layer.in : layer.out;

@@ -4,7 +4,7 @@
 //
 // Beyond what every engine's lanes offer, a team has
 //   compact(n, keep, emit)   emit(j, place) for each j that is kept, places in order; how many
-//   fetch(counter, stride)   the counter's value before it grew by that
+//   once(f)                  what f() gives, in one lane that calls it
 //
 // A block may be one of a cluster. Then all its blocks do the same, each in shared memory of its
 // own, but for products: these they divide, and store every output in the memory of each.
@@ -21,8 +21,6 @@
 #endif
 
 namespace aeppt::AEPPT_VARIANT {
-
-using Counter = unsigned long long;
 
 constexpr int kWarp = 32;
 
@@ -116,11 +114,11 @@ struct WarpLanes {
     __syncwarp(mask());
     return count;
   }
-  template <typename C>
-  __device__ int64_t fetch(C* counter, Counter stride) const {
-    Counter taken = 0;
-    if (lane() == 0) taken = atomicAdd(counter, stride);
-    return static_cast<int64_t>(__shfl_sync(mask(), taken, 0, kLanes));
+  template <typename F>
+  __device__ int64_t once(F f) const {
+    int64_t value = 0;
+    if (lane() == 0) value = f();
+    return __shfl_sync(mask(), value, 0, kLanes);
   }
 
   __device__ static double total(double part) {
@@ -143,7 +141,7 @@ struct WarpLanes {
 struct BlockScratch {
   double part[2][kWarp];
   Index count[kWarp];
-  int64_t fetched;
+  int64_t once;
 };
 
 __device__ inline BlockScratch& block_scratch() {
@@ -254,14 +252,14 @@ struct BlockLanes {
     }
     return count;
   }
-  template <typename C>
-  __device__ int64_t fetch(C* counter, Counter stride) const {
+  template <typename F>
+  __device__ int64_t once(F f) const {
     BlockScratch& scratch = block_scratch();
-    if (lane() == 0) scratch.fetched = static_cast<int64_t>(atomicAdd(counter, stride));
+    if (lane() == 0) scratch.once = f();
     __syncthreads();
-    const int64_t taken = scratch.fetched;
+    const int64_t value = scratch.once;
     __syncthreads();
-    return taken;
+    return value;
   }
 };
 

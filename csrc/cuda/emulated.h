@@ -7,7 +7,6 @@
 
 #include <ucontext.h>
 
-#include <atomic>
 #include <bit>
 #include <csetjmp>
 #include <cstdint>
@@ -211,9 +210,6 @@ inline int __popc(unsigned bits) { return std::popcount(bits); }
 template <typename V>
 V __ldg(const V* p) {
   return *p;
-}
-inline unsigned long long atomicAdd(std::atomic<int64_t>* counter, unsigned long long more) {
-  return static_cast<unsigned long long>(counter->fetch_add(static_cast<int64_t>(more)));
 }
 
 }  // namespace aeppt::emulated

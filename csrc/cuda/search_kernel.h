@@ -21,6 +21,8 @@ constexpr int64_t kMostBlocksOfCluster = 8;  // what every device with clusters 
 // Slots of a block whose rows are too long for shared memory.
 constexpr int64_t kWorkspaceSlots = 8;
 
+using Counter = unsigned long long;
+
 // What both kernels are given; it has to fit into a kernel's parameters.
 template <typename T>
 struct Task {
@@ -96,11 +98,13 @@ __global__ void __launch_bounds__(kThreads, kShared ? kBlocksPerMultiprocessor<T
   extern __shared__ uint4 shared[];
   char* const memory = kShared ? reinterpret_cast<char*>(shared)
                                : task.workspace + int64_t(blockIdx.x) * task.layout.bytes;
-  const bool alone = cluster_size() == 1;
-  BlockSearch<T, Block<kLanes, kThreads>>(
-      task.search, task.layers, task.coarse ? task.fragments : nullptr, task.layout, memory)
-      .run(alone ? task.next_row : task.next_row + blockIdx.x,
-           alone ? 1 : gridDim.x / cluster_size());
+  BlockSearch<T, Block<kLanes, kThreads>>(task.search, task.layers, task.fragments, task.layout,
+                                          memory)
+      .run([&task] {
+        const int clusters = gridDim.x / cluster_size();
+        Counter* const next = task.next_row + (cluster_size() > 1 ? blockIdx.x : 0);
+        return static_cast<int64_t>(atomicAdd(next, cluster_size() > 1 ? clusters : 1));
+      });
 }
 
 constexpr int64_t ceil_of(int64_t n, int64_t parts) { return (n + parts - 1) / parts; }
