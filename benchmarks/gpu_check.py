@@ -2,7 +2,7 @@
 
 Builds and installs aeppt for the GPU at hand, then runs at the same time all tests (those of a GPU
 may not skip), the search's tests with the search on the GPU, and four tools of compute-sanitizer;
-then the benchmark, alone. Figures go to ``benchmarks/results/<gpu>/<date>.json``.
+then the benchmark, alone. Figures go to ``benchmarks/results/<gpu>/<date>.json`` and into README.
 """
 
 from __future__ import annotations
@@ -112,6 +112,7 @@ def main() -> None:
     )
     report = json.loads(results.read_text())
     results.write_text(json.dumps({**report, "checks": last_lines}, indent=1) + "\n")
+    subprocess.run([sys.executable, "gpu_table.py"], cwd=ROOT / "benchmarks", check=True)
     print(f"{time.monotonic() - start:.0f} s; wrote {results.relative_to(ROOT)}")
 
 

@@ -1,8 +1,9 @@
-"""README's first example runs as printed, and is as short as it says."""
+"""README says what is so: its first example runs as printed, its GPU times are the results'."""
 
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
 README = Path(__file__).parents[1] / "README.md"
@@ -15,3 +16,10 @@ def test_ten_line_example_runs_as_printed(capsys):
     assert re.fullmatch(
         r"moved \d+% of the rows, by \d\.\d\d in L1 on average\n", capsys.readouterr().out
     )
+
+
+def test_the_gpu_times_are_those_of_the_newest_results():
+    text = README.read_text()
+    script = README.parent / "benchmarks" / "gpu_table.py"
+    assert "GPU times" in text
+    assert runpy.run_path(str(script))["rewritten"](text) == text
