@@ -86,10 +86,11 @@ setup(
                 ("AEPPT_VERSION", VERSION),
                 ("AEPPT_CUDA_ARCHITECTURES", architectures),
             ],
-            # No contraction and no fast-math: a result is a decision. OpenMP only for its simd
-            # pragmas; threads are torch's. tests/check_kernel_resources.py reads what ptxas says.
+            # No contraction and no fast-math: a result is a decision. Without -fopenmp torch's
+            # parallel_for would be a plain loop; linked against torch's own OpenMP library, it
+            # takes torch's threads. tests/check_kernel_resources.py reads what ptxas says.
             extra_compile_args={
-                "cxx": ["-std=c++20", "-O3", "-fopenmp-simd", "-ffp-contract=off", "-Wall"],
+                "cxx": ["-std=c++20", "-O3", "-fopenmp", "-ffp-contract=off", "-Wall"],
                 "nvcc": [
                     "-std=c++20",
                     "-O3",
@@ -98,6 +99,7 @@ setup(
                     "-Xptxas=-v",
                 ],
             },
+            extra_link_args=["-fopenmp"],
         )
     ],
     cmdclass={"build_ext": BuildExtension},

@@ -8,7 +8,6 @@
 // row is independent of its neighbours, so its answer is bit-identical alone and in any batch.
 #pragma once
 
-#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
@@ -20,6 +19,7 @@
 #include "aeppt/search.h"
 #include "multiply.h"
 #include "order.h"
+#include "row_queue.h"
 
 namespace aeppt::AEPPT_VARIANT {
 
@@ -84,13 +84,14 @@ class TileSearch {
     }
   }
 
-  // Takes rows from the shared counter until none are left.
-  void run(std::atomic<int64_t>& next_row) {
+  // Takes rows until none are left.
+  void run(RowQueue& queue) {
     int64_t live = 0;
     for (int64_t i = 0; i < slots_; ++i) live_[i] = &slot_[i];
-    for (;;) {
+    while (!queue.stopped()) {
+      queue.look_for_signals();
       while (live < slots_) {
-        const int64_t row = next_row.fetch_add(1, std::memory_order_relaxed);
+        const int64_t row = queue.take();
         if (row >= s_.rows) break;
         Slot& slot = *live_[live];
         slot.has_order = slot.ordered = false;
@@ -243,10 +244,10 @@ class TileSearch {
 };
 
 template <typename T>
-void search_rows(const Search<T>& search, int64_t workers, std::atomic<int64_t>& next_row) {
+void search_rows(const Search<T>& search, int64_t workers, RowQueue& queue) {
   const int64_t row_bytes = padded(search.classes) * sizeof(T);
   const int64_t share = (search.rows + workers - 1) / workers;
-  TileSearch<T>(search, slots_for(row_bytes, share)).run(next_row);
+  TileSearch<T>(search, slots_for(row_bytes, share)).run(queue);
 }
 
 }  // namespace aeppt::AEPPT_VARIANT

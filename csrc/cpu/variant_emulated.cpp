@@ -51,8 +51,7 @@ class PackedFragments {
 
 // Blocks of a cluster, which share few rows; else one block takes them as they come.
 template <typename T, int kLanes>
-void search_block(const Search<T>& search, const LayerFragments* fragments,
-                  std::atomic<int64_t>& next_row) {
+void search_block(const Search<T>& search, const LayerFragments* fragments, RowQueue& queue) {
   const int blocks = search.rows <= kClusterRows ? kMostBlocks : 1;
   const auto layout =
       TileLayout<T>::of(search, search.layers, blocks > 1 ? 1 : kSlots, kThreads / kLanes);
@@ -67,33 +66,31 @@ void search_block(const Search<T>& search, const LayerFragments* fragments,
           .run([&] { return next_row(cluster_rank()); });
     });
   };
-  if (blocks == 1) return run([&](int) { return next_row.fetch_add(1); });
-  for (int64_t row; (row = next_row.fetch_add(1)) < search.rows;) {
+  if (blocks == 1) return run([&](int) { return queue.take(); });
+  for (int64_t row; (row = queue.take()) < search.rows;) {
     bool taken[kMostBlocks] = {};
     run([&](int rank) { return std::exchange(taken[rank], true) ? search.rows : row; });
   }
 }
 
 template <typename T>
-void search_block(const Search<T>& search, const LayerFragments* fragments,
-                  std::atomic<int64_t>& next_row) {
-  with_team(search.classes, [&](auto lanes) {
-    search_block<T, decltype(lanes)::value>(search, fragments, next_row);
-  });
+void search_block(const Search<T>& search, const LayerFragments* fragments, RowQueue& queue) {
+  with_team(search.classes,
+            [&](auto lanes) { search_block<T, decltype(lanes)::value>(search, fragments, queue); });
 }
 
 template <typename T>
-void search_rows(const Search<T>& search, int64_t, std::atomic<int64_t>& next_row) {
+void search_rows(const Search<T>& search, int64_t, RowQueue& queue) {
   if constexpr (std::is_same_v<T, float>) {
     if (search.options.precision != Precision::kFloat32) {
       return with_matrix_unit(search.options.precision, [&](auto unit) {
         const PackedFragments<decltype(unit)> packed(search.layers, search.layer_count);
-        search_block(search, packed.layers(), next_row);
+        search_block(search, packed.layers(), queue);
       });
     }
   }
   const std::vector<LayerFragments> none(search.layer_count);
-  search_block(search, none.data(), next_row);
+  search_block(search, none.data(), queue);
 }
 
 }  // namespace emulated

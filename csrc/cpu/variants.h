@@ -1,17 +1,17 @@
 // The instruction-set variants of the CPU kernel, and the choice between them at run time.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <string>
 #include <vector>
 
 #include "aeppt/search.h"
+#include "row_queue.h"
 
 namespace aeppt {
 
 template <typename T>
-using SearchRows = void (*)(const Search<T>&, int64_t workers, std::atomic<int64_t>& next_row);
+using SearchRows = void (*)(const Search<T>&, int64_t workers, RowQueue& queue);
 
 struct Variant {
   const char* name;

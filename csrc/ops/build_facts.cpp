@@ -1,4 +1,5 @@
-// The Python module aeppt_ext._C: loading it registers the ops; it also tells how it was built.
+// The Python module aeppt_ext._C: loading it registers the ops and lets signals end their calls; it
+// also tells how it was built.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -7,11 +8,16 @@
 #include <vector>
 
 #include "../cpu/variants.h"
+#include "workers.h"
 
 #define AEPPT_QUOTE_(text) #text
 #define AEPPT_QUOTE(text) AEPPT_QUOTE_(text)
 
 PYBIND11_MODULE(_C, module) {
+  aeppt::check_signals = [] {
+    const pybind11::gil_scoped_acquire lock;
+    if (PyErr_CheckSignals() != 0) throw pybind11::error_already_set();
+  };
   module.doc() = "Compiled kernels of aeppt, and facts about their build.";
   module.attr("version") = AEPPT_QUOTE(AEPPT_VERSION);
 #if defined(__clang__)

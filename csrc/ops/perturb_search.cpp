@@ -11,6 +11,7 @@
 #include "../cpu/variants.h"
 #include "aeppt/search.h"
 #include "arguments.h"
+#include "workers.h"
 
 namespace aeppt {
 namespace {
@@ -76,10 +77,15 @@ Outputs search_cpu(const at::Tensor& probs, at::TensorList weights, at::TensorLi
     search.layers = substitute.layers().data();
     search.layer_count = static_cast<int32_t>(substitute.layers().size());
     const SearchRows<T> search_rows = chosen_variant().search_rows<T>();
-    const int64_t workers = std::clamp<int64_t>(n / kRowsPerWorker, 1, at::get_num_threads());
-    std::atomic<int64_t> next_row{0};
-    at::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) search_rows(search, workers, next_row);
+    const Workers workers(n / kRowsPerWorker);
+    RowQueue queue(n, check_signals);
+    at::parallel_for(0, workers.count(), 1, [&](int64_t begin, int64_t end) {
+      try {
+        for (int64_t i = begin; i < end; ++i) search_rows(search, workers.count(), queue);
+      } catch (...) {
+        queue.stop();
+        throw;
+      }
     });
   }
   if (raise_on_invalid) refuse_invalid_rows(probs, std::get<1>(outputs));
