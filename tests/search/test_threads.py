@@ -37,8 +37,7 @@ search(1, 1)
 
 def run_program(text: str, threads: int) -> str:
     finished = subprocess.run(
-        [sys.executable, "-c", f"{PROGRAM}torch.set_num_threads({threads})
-{text}"],
+        [sys.executable, "-c", f"{PROGRAM}torch.set_num_threads({threads})\n{text}"],
         env=os.environ | {"AEPPT_ISA": ""},
         capture_output=True,
         text=True,
