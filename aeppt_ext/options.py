@@ -18,6 +18,7 @@ FEATURES = ("sorted", "raw", "top3")
 DIRECTIONS = ("member", "both")
 SPACES = ("prob", "logit")
 NORMS = ("linf", "l2")
+METHODS = ("boundary", "step")
 PRECISIONS = ("float32", "tf32", "bf16")
 
 #: A row must sum to one within this much, or it is refused as not a distribution.
@@ -28,6 +29,10 @@ EXACT_SUM = 1e-6
 BUDGET_STEPS = 30
 #: Probabilities are raised to this before a logarithm, so that ``space="logit"`` can leave zero.
 LOG_FLOOR = 1e-12
+#: ``method="boundary"`` goes this much further than the border seems to be (DeepFool's 1 + η,
+#: Moosavi-Dezfooli et al. 2016) and takes no step longer than this many times ``step_size``.
+OVERSHOOT = 1.02
+LONGEST_STEP = 4.0
 
 
 class Status(IntEnum):
@@ -65,7 +70,10 @@ class SearchOptions:
     space : {"prob", "logit"}
         Steps are added to the probabilities, or to their logarithms.
     norm : {"linf", "l2"}
-        The norm in which a step has the length ``step_size``.
+        The norm in which the length of a step is measured.
+    method : {"boundary", "step"}
+        ``boundary`` steps as far as the border is to first order, at least ``step_size`` and at
+        most four times that; ``step`` always steps ``step_size``, as the paper does.
     step_size : float
         Length of a step, in probability (``space="prob"``) or in nats (``space="logit"``).
     max_steps : int
@@ -98,6 +106,7 @@ class SearchOptions:
     direction: str = "both"
     space: str = "logit"
     norm: str = "linf"
+    method: str = "boundary"
     step_size: float = 0.3
     max_steps: int = 50
     margin: float = 0.0
@@ -114,6 +123,7 @@ class SearchOptions:
             ("direction", DIRECTIONS),
             ("space", SPACES),
             ("norm", NORMS),
+            ("method", METHODS),
             ("precision", PRECISIONS),
             ("on_invalid", ("raise", "passthrough")),
         ):

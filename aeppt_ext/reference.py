@@ -15,6 +15,8 @@ from .options import (
     BUDGET_STEPS,
     EXACT_SUM,
     LOG_FLOOR,
+    LONGEST_STEP,
+    OVERSHOOT,
     SUM_TOLERANCE,
     SearchOptions,
     SearchResult,
@@ -123,10 +125,24 @@ def _round_root(root: Tensor) -> Tensor:
     return (root * 2.0**44).round() * 2.0**-44
 
 
-def move(probs: Tensor, descent: Tensor, label: Tensor, options: SearchOptions) -> Tensor:
-    """One step of length ``step_size`` along ``descent`` [n, k], before retraction.
+def step_length(distance: Tensor, dual_norm: Tensor, options: SearchOptions) -> Tensor | float:
+    """How long the next step is, [n, 1] in float64 where it differs between rows.
 
-    The direction is taken on the simplex: its mean is removed in probability space, where a
+    To first order the score falls by the length times the direction's dual norm [n, 1].
+    """
+    if options.method == "step":
+        return options.step_size
+    away = OVERSHOOT * distance.double().unsqueeze(1) / dual_norm
+    longest = LONGEST_STEP * options.step_size
+    return torch.where(away > options.step_size, away.clamp_max(longest), options.step_size)
+
+
+def move(
+    probs: Tensor, descent: Tensor, distance: Tensor, label: Tensor, options: SearchOptions
+) -> Tensor:
+    """One step along ``descent`` [n, k], before retraction.
+
+    ``distance`` [n] is how far the score is from the border. The direction is taken on the simplex: its mean is removed in probability space, where a
     constant cannot change a point whose sum is fixed; through the soft-max in logit space.
     """
     if options.space == "logit":
@@ -140,11 +156,14 @@ def move(probs: Tensor, descent: Tensor, label: Tensor, options: SearchOptions) 
         descent = descent - mean.to(probs.dtype)
 
     if options.norm == "linf":
-        change = options.step_size * descent.sign().nan_to_num_(0)
+        length = step_length(distance, descent.abs().sum(1, True, dtype=torch.float64), options)
+        change = (length * descent.sign().nan_to_num_(0)).to(probs.dtype)
     else:
         norm = descent.double().square().sum(1, keepdim=True).sqrt().to(probs.dtype)
         usable = (norm > 0) & norm.isfinite()  # an overflowing gradient has no direction
-        change = torch.where(usable, options.step_size / norm * descent, 0.0)
+        length = step_length(distance, norm.double(), options)
+        scale = torch.as_tensor(length, dtype=probs.dtype, device=probs.device) / norm
+        change = torch.where(usable, scale * descent, 0.0)
 
     if options.space == "prob":
         return probs + change
@@ -154,6 +173,7 @@ def move(probs: Tensor, descent: Tensor, label: Tensor, options: SearchOptions) 
 
 def step(
     points: Tensor,
+    logit: Tensor,
     gradient: Tensor,
     side: Tensor,
     label: Tensor,
@@ -162,7 +182,8 @@ def step(
     options: SearchOptions,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One gradient step of all rows: the new points, and the logit and gradient there."""
-    points = move(points, -side.unsqueeze(1) * gradient, label, options)
+    descent, distance = -side.unsqueeze(1) * gradient, side * logit + options.margin
+    points = move(points, descent, distance, label, options)
     points = retract(points, label, options.tie_gap)
     return points, *score_and_gradient(points, weights, biases, options.features)
 
@@ -313,9 +334,11 @@ def _search(
     rows = rows if options.constant_time else rows[~met[rows]]
     if options.max_steps > 0 and len(rows):
         points, label, side = probs[rows], label_all[rows], side_all[rows]
-        _, gradient = score_and_gradient(points, weights, biases, features)
+        logit, gradient = score_and_gradient(points, weights, biases, features)
         for _ in range(options.max_steps):
-            points, logit, gradient = step(points, gradient, side, label, weights, biases, options)
+            points, logit, gradient = step(
+                points, logit, gradient, side, label, weights, biases, options
+            )
             goal = side * logit
             steps[rows] += (~met[rows]).int()
             better = (goal < best_goal[rows]) & ~met[rows]
@@ -331,7 +354,7 @@ def _search(
                 rows = rows[open_]
                 if len(rows) == 0:
                     break
-                points, gradient = points[open_], gradient[open_]
+                points, logit, gradient = points[open_], logit[open_], gradient[open_]
                 side, label = side[open_], label[open_]
 
     # Refine: bisect for the least movement that still meets the goal.

@@ -94,7 +94,9 @@ def captured(
         logit, gradient = reference.score_and_gradient(rows, weights, biases, options.features)
         points, best, best_logit = rows, rows, logit
         for _ in range(options.max_steps):
-            points, logit, gradient = step(points, gradient, side, label, weights, biases, options)
+            points, logit, gradient = step(
+                points, logit, gradient, side, label, weights, biases, options
+            )
             better = logit < best_logit
             best = torch.where(better.unsqueeze(1), points, best)
             best_logit = torch.where(better, logit, best_logit)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from aeppt_ext import SearchOptions, perturb_search, reference
 
-OPTIONS = SearchOptions(direction="member", space="logit", step_size=0.3, max_steps=50)
+OPTIONS = SearchOptions(direction="member", method="step", step_size=0.3, max_steps=50)
 
 
 @cache

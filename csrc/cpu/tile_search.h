@@ -209,7 +209,7 @@ class TileSearch {
       if (o_.features == Features::kSorted) {
         int64_t place = 0;  // the label's; it is the first, but for rounding
         while (place + 1 < k_ && slot.order[place] != slot.label) ++place;
-        row_.step(slot.features, slot.end, slot.side, place);
+        row_.step(slot, slot.features, slot.end, place);
         if (o_.norm == Norm::kLinf) {
           order_.merge(slot.features, slot.end, slot.order, slot.point);
         } else {
@@ -218,7 +218,7 @@ class TileSearch {
         slot.ordered = true;
       } else {
         if (o_.features == Features::kTop3) scatter_top3(slot);
-        row_.step(slot.point, slot.end, slot.side, slot.label);
+        row_.step(slot, slot.point, slot.end, slot.label);
       }
     }
   }

@@ -75,32 +75,22 @@ void check_limits(const at::Tensor& probs, at::TensorList weights) {
                               ".x; search on the CPU");
 }
 
-Outputs perturb_search_cuda(const at::Tensor& probs, at::TensorList weights, at::TensorList biases,
-                            c10::string_view features, c10::string_view direction,
-                            c10::string_view space, c10::string_view norm, double step_size,
-                            int64_t max_steps, double margin, double tie_gap, int64_t refine_steps,
-                            std::optional<double> max_l1, bool constant_time,
-                            c10::string_view precision, c10::string_view on_invalid) {
-  const Options options =
-      read_options(features, direction, space, norm, step_size, max_steps, margin, tie_gap,
-                   refine_steps, max_l1, constant_time, precision);
-  const bool raise = raises_on_invalid(on_invalid);
-  check_tensors(probs, weights, biases, options.features);
+Outputs search_cuda(const at::Tensor& probs, at::TensorList weights, at::TensorList biases,
+                    const Options& options, bool raises) {
   check_limits(probs, weights);
   const c10::cuda::CUDAGuard guard(probs.device());
   const auto capture = c10::cuda::currentStreamCaptureStatusMayInitCtx();
-  TORCH_CHECK_VALUE(!raise || capture == c10::cuda::CaptureStatus::None,
+  TORCH_CHECK_VALUE(!raises || capture == c10::cuda::CaptureStatus::None,
                     "on_invalid=\"raise\" reads every status on the host, which a CUDA graph "
                     "cannot capture; pass on_invalid=\"passthrough\"");
-  const Outputs outputs = probs.scalar_type() == at::kFloat
-                              ? search_cuda<float>(probs, weights, biases, options)
-                              : search_cuda<double>(probs, weights, biases, options);
-  if (raise) refuse_invalid_rows(probs, std::get<1>(outputs));
-  return outputs;
+  return probs.scalar_type() == at::kFloat ? search_cuda<float>(probs, weights, biases, options)
+                                           : search_cuda<double>(probs, weights, biases, options);
 }
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(aeppt, CUDA, library) { library.impl("perturb_search", &perturb_search_cuda); }
+TORCH_LIBRARY_IMPL(aeppt, CUDA, library) {
+  library.impl("perturb_search", &perturb_search<search_cuda>);
+}
 
 }  // namespace aeppt

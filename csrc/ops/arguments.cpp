@@ -29,9 +29,9 @@ void check_number(c10::string_view name, double value, double low, double high) 
 }  // namespace
 
 Options read_options(c10::string_view features, c10::string_view direction, c10::string_view space,
-                     c10::string_view norm, double step_size, int64_t max_steps, double margin,
-                     double tie_gap, int64_t refine_steps, std::optional<double> max_l1,
-                     bool constant_time, c10::string_view precision) {
+                     c10::string_view norm, c10::string_view method, double step_size,
+                     int64_t max_steps, double margin, double tie_gap, int64_t refine_steps,
+                     std::optional<double> max_l1, bool constant_time, c10::string_view precision) {
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
   constexpr double kMostSteps = 1e6;
   check_number("step_size", step_size, 0, 1e6);
@@ -48,6 +48,7 @@ Options read_options(c10::string_view features, c10::string_view direction, c10:
                        {{"member", Direction::kMember}, {"both", Direction::kBoth}}),
       parse<Space>("space", space, {{"prob", Space::kProb}, {"logit", Space::kLogit}}),
       parse<Norm>("norm", norm, {{"linf", Norm::kLinf}, {"l2", Norm::kL2}}),
+      parse<Method>("method", method, {{"boundary", Method::kBoundary}, {"step", Method::kStep}}),
       step_size,
       static_cast<int32_t>(max_steps),
       margin,

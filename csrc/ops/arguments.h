@@ -14,9 +14,9 @@ using Outputs = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::T
 
 // Throws ValueError that names the option, its value and its range.
 Options read_options(c10::string_view features, c10::string_view direction, c10::string_view space,
-                     c10::string_view norm, double step_size, int64_t max_steps, double margin,
-                     double tie_gap, int64_t refine_steps, std::optional<double> max_l1,
-                     bool constant_time, c10::string_view precision);
+                     c10::string_view norm, c10::string_view method, double step_size,
+                     int64_t max_steps, double margin, double tie_gap, int64_t refine_steps,
+                     std::optional<double> max_l1, bool constant_time, c10::string_view precision);
 
 bool raises_on_invalid(c10::string_view on_invalid);
 
@@ -29,6 +29,28 @@ Outputs empty_outputs(const at::Tensor& probs);
 
 // Throws ValueError that names the first row that is not a probability vector, and says why.
 void refuse_invalid_rows(const at::Tensor& probs, const at::Tensor& status);
+
+// The op on a device, by the search of rows there; `raises` tells it that every status will be
+// read.
+using SearchDevice = Outputs (*)(const at::Tensor& probs, at::TensorList weights,
+                                 at::TensorList biases, const Options& options, bool raises);
+
+template <SearchDevice search>
+Outputs perturb_search(const at::Tensor& probs, at::TensorList weights, at::TensorList biases,
+                       c10::string_view features, c10::string_view direction,
+                       c10::string_view space, c10::string_view norm, c10::string_view method,
+                       double step_size, int64_t max_steps, double margin, double tie_gap,
+                       int64_t refine_steps, std::optional<double> max_l1, bool constant_time,
+                       c10::string_view precision, c10::string_view on_invalid) {
+  const Options options =
+      read_options(features, direction, space, norm, method, step_size, max_steps, margin, tie_gap,
+                   refine_steps, max_l1, constant_time, precision);
+  const bool raises = raises_on_invalid(on_invalid);
+  check_tensors(probs, weights, biases, options.features);
+  const Outputs outputs = search(probs, weights, biases, options, raises);
+  if (raises) refuse_invalid_rows(probs, std::get<1>(outputs));
+  return outputs;
+}
 
 template <typename T>
 Search<T> make_search(const at::Tensor& probs, const Options& options, const Outputs& outputs) {

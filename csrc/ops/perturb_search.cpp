@@ -68,7 +68,7 @@ class PackedSubstitute {
 
 template <typename T>
 Outputs search_cpu(const at::Tensor& probs, at::TensorList weights, at::TensorList biases,
-                   const Options& options, bool raise_on_invalid) {
+                   const Options& options) {
   const int64_t n = probs.size(0);
   Outputs outputs = empty_outputs(probs);
   if (n > 0) {
@@ -88,24 +88,13 @@ Outputs search_cpu(const at::Tensor& probs, at::TensorList weights, at::TensorLi
       }
     });
   }
-  if (raise_on_invalid) refuse_invalid_rows(probs, std::get<1>(outputs));
   return outputs;
 }
 
-Outputs perturb_search_cpu(const at::Tensor& probs, at::TensorList weights, at::TensorList biases,
-                           c10::string_view features, c10::string_view direction,
-                           c10::string_view space, c10::string_view norm, double step_size,
-                           int64_t max_steps, double margin, double tie_gap, int64_t refine_steps,
-                           std::optional<double> max_l1, bool constant_time,
-                           c10::string_view precision, c10::string_view on_invalid) {
-  const Options options =
-      read_options(features, direction, space, norm, step_size, max_steps, margin, tie_gap,
-                   refine_steps, max_l1, constant_time, precision);
-  const bool raise = raises_on_invalid(on_invalid);
-  check_tensors(probs, weights, biases, options.features);
-  return probs.scalar_type() == at::kFloat
-             ? search_cpu<float>(probs, weights, biases, options, raise)
-             : search_cpu<double>(probs, weights, biases, options, raise);
+Outputs search_cpu(const at::Tensor& probs, at::TensorList weights, at::TensorList biases,
+                   const Options& options, bool) {
+  return probs.scalar_type() == at::kFloat ? search_cpu<float>(probs, weights, biases, options)
+                                           : search_cpu<double>(probs, weights, biases, options);
 }
 
 }  // namespace
@@ -113,13 +102,16 @@ Outputs perturb_search_cpu(const at::Tensor& probs, at::TensorList weights, at::
 TORCH_LIBRARY(aeppt, library) {
   library.def(
       "perturb_search(Tensor probs, Tensor[] weights, Tensor[] biases, str features, "
-      "str direction, str space, str norm, float step_size, int max_steps, float margin, "
+      "str direction, str space, str norm, str method, float step_size, int max_steps, float "
+      "margin, "
       "float tie_gap, int refine_steps, float? max_l1, bool constant_time, str precision, "
       "str on_invalid) "
       "-> (Tensor probs, Tensor status, Tensor steps, Tensor score_before, Tensor score_after, "
       "Tensor l1)");
 }
 
-TORCH_LIBRARY_IMPL(aeppt, CPU, library) { library.impl("perturb_search", &perturb_search_cpu); }
+TORCH_LIBRARY_IMPL(aeppt, CPU, library) {
+  library.impl("perturb_search", &perturb_search<search_cpu>);
+}
 
 }  // namespace aeppt

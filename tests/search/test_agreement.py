@@ -19,7 +19,7 @@ from search_helpers import DTYPES, ENGINES, Agreement, Substitute, run, trained_
 from torch import Tensor
 
 from aeppt_ext import SearchOptions
-from aeppt_ext.options import DIRECTIONS, FEATURES, NORMS, SPACES
+from aeppt_ext.options import DIRECTIONS, FEATURES, METHODS, NORMS, SPACES
 
 #: Rows for each number of classes, and the widths of the substitute.
 SIZES = {
@@ -45,19 +45,21 @@ def problem(features: str, k: int, dtype: torch.dtype) -> tuple[Tensor, Substitu
 
 def agreement(dtype: torch.dtype, features: str, space: str, norm: str) -> Agreement:
     found = Agreement(TOLERANCES[dtype])
-    for k, direction, variation in itertools.product(SIZES, DIRECTIONS, VARIATIONS):
-        if variation and k in (2, 100, 1000):
+    cases = itertools.product(SIZES, DIRECTIONS, METHODS, VARIATIONS)
+    for k, direction, method, variation in cases:
+        if variation and (k in (2, 100, 1000) or method == "step"):
             continue
         options = SearchOptions(
             features=features,
             direction=direction,
             space=space,
             norm=norm,
+            method=method,
             step_size=STEP_SIZES[space],
             **variation,  # type: ignore[arg-type]
         )
         kernel, plain = (run(engine, *problem(features, k, dtype), options) for engine in ENGINES)
-        found.add(kernel, plain, f"k={k} {direction} {variation}")
+        found.add(kernel, plain, f"k={k} {direction} {method} {variation}")
     return found
 
 

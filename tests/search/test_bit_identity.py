@@ -22,10 +22,11 @@ from aeppt_ext import SearchOptions, SearchResult
 
 CLASSES = (10, 100, 300)
 OPTIONS = (
-    SearchOptions(features="sorted", direction="both", norm="linf"),
-    SearchOptions(features="sorted", space="logit", norm="l2", step_size=0.3, max_l1=0.2),
+    SearchOptions(features="sorted", direction="both", norm="linf", method="step"),
+    SearchOptions(features="sorted", direction="both", norm="linf", step_size=0.02),
+    SearchOptions(features="sorted", space="logit", norm="l2", method="step", max_l1=0.2),
     SearchOptions(features="raw", direction="both", norm="l2", margin=0.1),
-    SearchOptions(features="top3", space="logit", norm="linf", step_size=0.3, constant_time=True),
+    SearchOptions(features="top3", norm="linf", method="step", constant_time=True),
 )
 
 
@@ -52,7 +53,7 @@ def restore_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: f"{o.features}-{o.space}-{o.norm}")
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: f"{o.features}-{o.norm}-{o.method}")
 @pytest.mark.parametrize("k", CLASSES)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_alone_and_anywhere_in_a_batch(dtype: torch.dtype, k: int, options: SearchOptions) -> None:
@@ -97,7 +98,7 @@ def test_tied_rows_do_not_depend_on_their_neighbours(
         assert_identical(alone, select(together, [row]))
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: f"{o.features}-{o.space}-{o.norm}")
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: f"{o.features}-{o.norm}-{o.method}")
 @pytest.mark.parametrize("k", CLASSES)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.usefixtures("restore_threads")
@@ -132,7 +133,7 @@ def test_an_expanded_row_gives_one_answer() -> None:
     assert_identical(repeated, select(alone, [0] * 70))
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: f"{o.features}-{o.space}-{o.norm}")
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: f"{o.features}-{o.norm}-{o.method}")
 def test_reference_answers_alike_in_batches(options: SearchOptions) -> None:
     """Its matrix products may differ in the last bits, so float64 and a tolerance."""
     probs, substitute = problem(options, 30, 100, torch.float64)

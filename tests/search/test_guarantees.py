@@ -25,7 +25,7 @@ from search_helpers import (
 from torch import Tensor
 
 from aeppt_ext import SearchOptions, Status
-from aeppt_ext.options import DIRECTIONS, FEATURES, NORMS, SPACES
+from aeppt_ext.options import DIRECTIONS, FEATURES, METHODS, NORMS, SPACES
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ def search_options(draw: st.DrawFn) -> SearchOptions:
         direction=draw(st.sampled_from(DIRECTIONS)),
         space=space,
         norm=draw(st.sampled_from(NORMS)),
+        method=draw(st.sampled_from(METHODS)),
         step_size=draw(st.sampled_from(step_sizes)),
         max_steps=draw(st.sampled_from((0, 1, 4, 20))),
         margin=draw(st.sampled_from((0.0, 0.01, 1.0))),

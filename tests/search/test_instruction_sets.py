@@ -11,7 +11,7 @@ from search_helpers import run_script
 CHECK = """
 import json, itertools, torch
 from aeppt_ext import SearchOptions, _C
-from aeppt_ext.options import FEATURES, NORMS, SPACES
+from aeppt_ext.options import FEATURES, METHODS, NORMS, SPACES
 from search_helpers import ENGINES, Agreement, run, trained_problem
 
 torch.set_num_threads(1)
@@ -19,15 +19,15 @@ found = {"isa": _C.instruction_set()}
 for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-10)):
     agreement = Agreement(tolerance)
     for k, n in ((3, 50), (10, 100), (130, 20), (300, 10)):
-        for features, space, norm in itertools.product(FEATURES, SPACES, NORMS):
+        for features, space, norm, method in itertools.product(FEATURES, SPACES, NORMS, METHODS):
             probs, substitute = trained_problem(features, k, n, (37, 20))
             probs, substitute = probs.to(dtype), substitute.to(dtype)
             options = SearchOptions(
-                features=features, direction="both", space=space, norm=norm, margin=0.2,
-                step_size=0.02 if space == "prob" else 0.3, max_steps=25,
+                features=features, direction="both", space=space, norm=norm, method=method,
+                margin=0.2, step_size=0.02 if space == "prob" else 0.3, max_steps=25,
             )
             results = [run(engine, probs, substitute, options) for engine in ENGINES]
-            agreement.add(*results, f"k={k} {features} {space} {norm}")
+            agreement.add(*results, f"k={k} {features} {space} {norm} {method}")
             alone = run("kernel", probs[5:6], substitute, options)
             assert torch.equal(alone.probs, results[0].probs[5:6])
     found[str(dtype)] = vars(agreement)

@@ -181,11 +181,17 @@ def test_kernel_retracts_far_points_as_the_reference(step_size: float, tie_gap: 
         substitute = Substitute([weight], [torch.full((1,), 1000.0, dtype=torch.float64)])
         for norm in ("linf", "l2"):
             options = SearchOptions(
-                features="raw", norm=norm, step_size=step_size, max_steps=1, tie_gap=tie_gap
+                features="raw",
+                norm=norm,
+                method="step",
+                step_size=step_size,
+                max_steps=1,
+                tie_gap=tie_gap,
             )
             result = run("kernel", probs, substitute, options)
             label = probs.argmax(1)
-            point = reference.move(probs, -weight.expand_as(probs), label, options)
+            descent = -weight.expand_as(probs)
+            point = reference.move(probs, descent, result.score_before, label, options)
             expected = reference.retract(point, label, tie_gap)
             better = result.score_after < result.score_before
             moved += int(better.sum())

@@ -150,10 +150,10 @@ class RowSearch {
     return fit_budget(r);
   }
 
-  // Adds to p the step along d, which holds the gradient before and the step taken after, and
-  // retracts; `label` is where p keeps the label.
-  AEPPT_DEVICE void step(T* p, T* d, T side, Index label) const {
-    move(p, d, side, label);
+  // Adds to p, the row's point in some order, the step along d, which holds the gradient before and
+  // the step taken after, and retracts; `label` is where p keeps the label.
+  AEPPT_DEVICE void step(const Row<T>& r, T* p, T* d, Index label) const {
+    move(p, d, r.side, r.side * r.score + static_cast<T>(o_.margin), label);
     retract(lanes_, p, k_, label, o_.tie_gap);
   }
 
@@ -189,8 +189,16 @@ class RowSearch {
     return r.side * r.score <= -static_cast<T>(o_.margin);
   }
 
-  AEPPT_DEVICE void move(T* p, T* d, T side, Index label) const {
-    const T step_size = static_cast<T>(o_.step_size);
+  // The length of a step in the direction d, whose dual norm is given: to first order the score
+  // falls by their product.
+  AEPPT_DEVICE T step_length(T distance, double dual_norm) const {
+    double length = o_.step_size;
+    const double away = kOvershoot * distance / dual_norm;
+    if (away > length) length = away < kLongestStep * length ? away : kLongestStep * length;
+    return static_cast<T>(length);
+  }
+
+  AEPPT_DEVICE void move(T* p, T* d, T side, T distance, Index label) const {
     if (o_.space == Space::kProb) {
       const double mean = lanes_.sum(k_, [=](Index j) { return -side * d[j]; }) / k_;
       const T shift = static_cast<T>(mean);
@@ -205,14 +213,18 @@ class RowSearch {
       lanes_.each(k_, [=](Index j) { d[j] = p[j] * (d[j] - shift); });
     }
 
+    const bool boundary = o_.method == Method::kBoundary;
     if (o_.norm == Norm::kLinf) {
-      lanes_.each(k_, [=](Index j) { d[j] = d[j] > 0 ? step_size : d[j] < 0 ? -step_size : T(0); });
+      const double sum = boundary ? lanes_.sum(k_, [=](Index j) { return std::fabs(d[j]); }) : 0;
+      const T length = boundary ? step_length(distance, sum) : static_cast<T>(o_.step_size);
+      lanes_.each(k_, [=](Index j) { d[j] = d[j] > 0 ? length : d[j] < 0 ? -length : T(0); });
     } else {
       const T norm = static_cast<T>(
           std::sqrt(lanes_.sum(k_, [=](Index j) { return static_cast<double>(d[j]) * d[j]; })));
       // An overflowing gradient has no direction.
       const bool usable = norm > 0 && norm < std::numeric_limits<T>::infinity();
-      const T scale = step_size / norm;
+      const T scale =
+          (boundary ? step_length(distance, norm) : static_cast<T>(o_.step_size)) / norm;
       lanes_.each(k_, [=](Index j) { d[j] = usable ? d[j] * scale : T(0); });
     }
 

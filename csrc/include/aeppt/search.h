@@ -13,6 +13,9 @@ enum class Direction : int32_t { kMember, kBoth };
 enum class Space : int32_t { kProb, kLogit };
 enum class Norm : int32_t { kLinf, kL2 };
 
+// How long a step is: as long as it is told, or as far as the border seems to be.
+enum class Method : int32_t { kStep, kBoundary };
+
 // The lowest precision in which the products of a gradient step may be made.
 enum class Precision : int32_t { kFloat32, kTf32, kBf16 };
 
@@ -29,12 +32,15 @@ constexpr double kSumTolerance = 1e-3;
 constexpr double kExactSum = 1e-6;
 constexpr double kLogFloor = 1e-12;
 constexpr int32_t kBudgetSteps = 30;
+constexpr double kOvershoot = 1.02;
+constexpr double kLongestStep = 4;
 
 struct Options {
   Features features;
   Direction direction;
   Space space;
   Norm norm;
+  Method method;
   double step_size;
   int32_t max_steps;
   double margin;

@@ -43,6 +43,13 @@ class Direction(str, enum.Enum):
     member = "member"
 
 
+class Method(str, enum.Enum):
+    """How long steps are."""
+
+    boundary = "boundary"
+    step = "step"
+
+
 class Space(str, enum.Enum):
     """Where steps are taken."""
 
@@ -97,6 +104,9 @@ def fit(
     ),
     direction: Direction = Direction.both,
     space: Space = Space.logit,
+    method: Annotated[
+        Method, typer.Option(help="Steps to where the border seems to be, or of one length.")
+    ] = Method.boundary,
     step_size: float = 0.3,
     max_steps: int = 50,
     margin: float = 0.0,
@@ -113,6 +123,7 @@ def fit(
     defense = AEPPT(
         direction=direction.value,
         space=space.value,
+        method=method.value,
         step_size=step_size,
         max_steps=max_steps,
         margin=margin,

@@ -30,7 +30,8 @@ class AEPPT(OutputDefense):
     Parameters
     ----------
     step_size : float
-        Length of a step: in nats for ``space="logit"``, in probability for ``space="prob"``.
+        Length of a step: in nats for ``space="logit"``, in probability for ``space="prob"``. With
+        ``method="boundary"`` the shortest; the longest is four times that.
     max_steps : int
         The most gradient steps a row takes.
     direction : {"both", "member"}
@@ -40,6 +41,9 @@ class AEPPT(OutputDefense):
         Whether steps are added to the logarithms of the probabilities or to the probabilities.
     norm : {"linf", "l2"}
         The norm that measures a step.
+    method : {"boundary", "step"}
+        ``boundary`` goes as far as the border seems to be, which takes fewer steps; ``step`` goes
+        ``step_size`` each time (the paper's form).
     features : {"sorted", "raw", "top3"}
         What the substitute sees of a row.
     hidden : tuple of int
@@ -90,6 +94,7 @@ class AEPPT(OutputDefense):
         direction: Literal["both", "member"] = "both",
         space: Literal["logit", "prob"] = "logit",
         norm: Literal["linf", "l2"] = "linf",
+        method: Literal["boundary", "step"] = "boundary",
         features: Literal["sorted", "raw", "top3"] = "sorted",
         hidden: tuple[int, ...] = (256, 128, 64),
         border: float | None = 0.5,
@@ -107,6 +112,7 @@ class AEPPT(OutputDefense):
         self.direction = direction
         self.space = space
         self.norm = norm
+        self.method = method
         self.features = features
         self.hidden = hidden
         self.border = border
