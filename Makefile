@@ -2,7 +2,9 @@
 #
 #   make demo    train, defend, attack and report on real data
 #   make test    all tests, against the installed package
-#   make bench   the fused search against plain PyTorch
+#   make bench   the fused search against plain PyTorch; fails where its ratios fell below those in
+#                benchmarks/results/. To make new ones the baseline, copy build/cpu.* there and run
+#                benchmarks/readme_times.py
 #   make lint    ruff, mypy, clang-format
 #   make dist    build an sdist, install from it elsewhere, and try it there
 #   make gpu-check    on a machine with a GPU: all tests, compute-sanitizer, and the benchmark there
@@ -30,7 +32,8 @@ bench: setup
 	mkdir -p build
 	cd benchmarks && ../$(BIN)/pytest -c ../pyproject.toml --rootdir .. --benchmark-only \
 		--benchmark-json=../build/bench_search.json -q bench_search.py
-	$(BIN)/python benchmarks/ratios.py build/bench_search.json
+	$(BIN)/python benchmarks/ratios.py build/bench_search.json --save build/cpu.json \
+		--baseline benchmarks/results/cpu.json
 
 lint: .venv/requirements
 	$(BIN)/ruff check .

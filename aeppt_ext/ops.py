@@ -22,8 +22,8 @@ from .options import OPTION_NAMES, SearchOptions, SearchResult
 SCHEMA = (
     "perturb_search(Tensor probs, Tensor[] weights, Tensor[] biases, str features, "
     "str direction, str space, str norm, str method, float step_size, int max_steps, "
-    "float margin, float tie_gap, int refine_steps, float? max_l1, bool constant_time, str precision, "
-    "str on_invalid) "
+    "float margin, float tie_gap, int refine_steps, float? max_l1, bool constant_time, "
+    "str precision, str on_invalid) "
     "-> (Tensor probs, Tensor status, Tensor steps, Tensor score_before, Tensor score_after, "
     "Tensor l1)"
 )

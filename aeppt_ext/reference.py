@@ -142,8 +142,9 @@ def move(
 ) -> Tensor:
     """One step along ``descent`` [n, k], before retraction.
 
-    ``distance`` [n] is how far the score is from the border. The direction is taken on the simplex: its mean is removed in probability space, where a
-    constant cannot change a point whose sum is fixed; through the soft-max in logit space.
+    ``distance`` [n] is how far the score is from the border. The direction is taken on the
+    simplex: its mean is removed in probability space, where a constant cannot change a point whose
+    sum is fixed; through the soft-max in logit space.
     """
     if options.space == "logit":
         probs = probs.clamp_min(LOG_FLOOR)

@@ -112,7 +112,7 @@ def main() -> None:
     )
     report = json.loads(results.read_text())
     results.write_text(json.dumps({**report, "checks": last_lines}, indent=1) + "\n")
-    subprocess.run([sys.executable, "gpu_table.py"], cwd=ROOT / "benchmarks", check=True)
+    subprocess.run([sys.executable, "readme_times.py"], cwd=ROOT / "benchmarks", check=True)
     print(f"{time.monotonic() - start:.0f} s; wrote {results.relative_to(ROOT)}")
 
 

@@ -23,7 +23,7 @@
 
 namespace aeppt::AEPPT_VARIANT {
 
-constexpr int64_t kMostSlots = 48;
+constexpr int64_t kMostSlots = 36;
 constexpr int64_t kTileBytes = 1 << 20;  // of points; long rows get fewer slots
 
 inline int64_t slots_for(int64_t row_bytes, int64_t rows) {

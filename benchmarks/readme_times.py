@@ -1,0 +1,119 @@
+"""Writes the times in README.md from the newest results: python readme_times.py.
+
+Results are those of ``make bench`` and ``make gpu-check``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+MARKS = "<!-- {0} times: benchmarks/readme_times.py -->", "<!-- end of {0} times -->"
+KERNEL, PLAIN = ("float32", "tf32", "bf16"), ("eager", "compiled")
+
+
+def best(engines: list[dict], names: tuple[str, ...]) -> dict:
+    """The fastest of the named engines."""
+    timed = [engine for engine in engines if engine["engine"] in names and "median_ms" in engine]
+    return min(timed, key=lambda engine: engine["median_ms"])
+
+
+def gpu_times(results: Path | None) -> str:
+    """The latest run on a GPU."""
+    if results is None:
+        return "On a GPU: not yet measured."
+    report = json.loads(results.read_text())
+    cells = {(c["k"], c["hidden"], c["n"]): c["engines"] for c in report["cells"]}
+    rows = sorted({n for _, _, n in cells})
+    lines = [
+        f"On one {report['device']}, {report['date'][:10]}: the kernel's fastest precision, and "
+        "how many times faster that is than the best of plain PyTorch; "
+        f"[all figures]({results.relative_to(ROOT)}):",
+        "",
+        "| k | hidden | " + " | ".join(f"n = {n:,}" for n in rows) + " |",
+        "| --- " * (2 + len(rows)) + "|",
+    ]
+    for k, hidden in sorted({(k, hidden) for k, hidden, _ in cells}):
+        entries = []
+        for n in rows:
+            engines = cells.get((k, hidden, n))
+            if engines is None:
+                entries.append("not yet measured")
+                continue
+            kernel, plain = best(engines, KERNEL), best(engines, PLAIN)
+            ratio = plain["median_ms"] / kernel["median_ms"]
+            entries.append(f"{kernel['median_ms']:.3g} ms {kernel['engine']}, {ratio:.1f}×")
+        lines.append(f"| {k} | {hidden} | " + " | ".join(entries) + " |")
+    return "\n".join(lines)
+
+
+def cpu_times(results: Path) -> str:
+    """The latest run on a CPU."""
+    run = json.loads(results.read_text())
+    cells = {(c["k"], c["hidden"], c["n"]): c for c in run["cells"]}
+    rows = sorted({n for _, _, n in cells})
+    picture = results.with_suffix(".svg").relative_to(ROOT)
+    lines = [
+        f"On an {run['machine']} with {run['instruction_set']}, {run['threads']} threads, "
+        f"{run['date'][:10]}: 50 gradient steps of every row, and how many times faster that is "
+        "than the best of plain PyTorch (eager or `torch.compile`, float32 or bf16, finished rows "
+        f"dropped); `make bench`, medians, [all figures]({results.relative_to(ROOT)}):",
+        "",
+        "| k | hidden | " + " | ".join(f"n = {n:,}" for n in rows) + " |",
+        "| --- " * (2 + len(rows)) + "|",
+    ]
+    for k, hidden in sorted({(k, hidden) for k, hidden, _ in cells}):
+        entries = []
+        for n in rows:
+            cell = cells[k, hidden, n]
+            fused = cell["engines"]["fused"]
+            entries.append(f"{fused['median_ms']:.3g} ms, {cell['ratio']:.1f}×")
+        lines.append(f"| {k} | {hidden} | " + " | ".join(entries) + " |")
+    lowest = min(cell["ratio"] for cell in run["cells"])
+    many = ", ".join(
+        f"{cells[key]['of_matrix_rate']:.0%} for k = {key[0]}"
+        for key in sorted(cells)
+        if key[2] == rows[-1]
+    )
+    early = run["early"]
+    lines += [
+        "",
+        f"Geometric mean {run['geometric_mean_ratio']:.1f}×, lowest {lowest:.1f}×. With "
+        f"n = {rows[-1]:,} the float32 matrix rate measured in the same run is reached to {many}.",
+        "",
+        f"Where rows succeed (k = {early['k']}, n = {early['n']:,}, {early['success']:.0%} of the "
+        f'rows), the default `method="boundary"` takes {early["boundary"]["median_ms"]:.3g} ms '
+        f"and {early['boundary']['steps']:.1f} gradient steps per row; the best of plain PyTorch "
+        f'with `method="step"` takes {early["plain_step"]["median_ms"]:.3g} ms and '
+        f"{early['plain_step']['steps']:.1f}: {early['ratio']:.1f}×.",
+        "",
+        f"![Ratio to the best of plain PyTorch, by batch size]({picture})",
+    ]
+    return "\n".join(lines)
+
+
+def newest_gpu() -> Path | None:
+    """The latest results of any GPU."""
+    found = RESULTS.glob("*/*.json")
+    return max(found, key=lambda path: path.name, default=None)
+
+
+def rewritten(readme: str) -> str:
+    """README with the times in their places."""
+    sections = {"CPU": cpu_times(RESULTS / "cpu.json"), "GPU": gpu_times(newest_gpu())}
+    for name, text in sections.items():
+        begin, end = (mark.format(name) for mark in MARKS)
+        between = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+        readme = between.sub(lambda _, t=f"{begin}\n{text}\n{end}": t, readme)
+    return readme
+
+
+if __name__ == "__main__":
+    path = ROOT / "README.md"
+    text = rewritten(path.read_text())
+    partial = path.with_suffix(".partial")
+    partial.write_text(text)
+    partial.replace(path)
