@@ -7,6 +7,7 @@
 #                benchmarks/readme_times.py
 #   make lint    ruff, mypy, clang-format
 #   make dist    build an sdist, install from it elsewhere, and try it there
+#   make check-native the CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer
 #   make gpu-check    on a machine with a GPU: all tests, compute-sanitizer, and the benchmark there
 #   make resources    what the compiled CUDA kernels take: no spills, registers, shared memory
 #
@@ -18,7 +19,7 @@ SOURCES := $(shell find csrc aeppt_ext python -type f ! -name '*.so' ! -path '*_
 NATIVE := $(shell find csrc -type f)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test bench lint format dist resources gpu-check setup
+.PHONY: demo test bench lint format dist resources check-native gpu-check setup
 
 demo: setup
 	$(BIN)/aeppt demo
@@ -56,6 +57,18 @@ dist: .venv/requirements
 # Of every kernel the figures of its last compilation count: the log grows, like build/temp.
 resources: setup
 	$(BIN)/python tests/check_kernel_resources.py build/install.log
+
+# Every instruction set under AddressSanitizer and UndefinedBehaviorSanitizer, in a build of its own.
+SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined
+check-native: .venv/requirements
+	CFLAGS="$(SANITIZE) -g1" LDFLAGS="$(SANITIZE)" AEPPT_BUILD=cpu $(BIN)/python setup.py -q \
+		build_ext --build-lib build/sanitized --build-temp build/sanitized-temp
+	cp aeppt_ext/*.py build/sanitized/aeppt_ext/
+	for isa in baseline avx2 avx512; do \
+		AEPPT_ISA=$$isa ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/sanitized \
+		LD_PRELOAD="$$(for name in asan ubsan stdc++; do gcc -print-file-name=lib$$name.so; done | tr "\n" " ")" \
+		$(BIN)/python -P tests/try_kernel.py cpu || exit 1; \
+	done
 
 # With the Python at hand, which brings its torch.
 gpu-check:

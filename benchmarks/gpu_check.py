@@ -49,7 +49,7 @@ def checks() -> dict[str, tuple[list[str], dict[str, str]]]:
     for tool in TOOLS:
         sanitizer = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "1"]
         uncached = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-        commands[tool] = ([*sanitizer, sys.executable, "try_kernel.py"], uncached)
+        commands[tool] = ([*sanitizer, sys.executable, "try_kernel.py", "cuda"], uncached)
     return commands
 
 

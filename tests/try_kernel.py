@@ -1,5 +1,6 @@
-"""A small search on every path of the CUDA kernel, short enough for ``compute-sanitizer``."""
+"""A small search on every path of a kernel, short enough for sanitizers: try_kernel.py cpu|cuda."""
 
+import sys
 from itertools import product
 
 import torch
@@ -13,15 +14,16 @@ CLASSES = {
     40: 40,
     300: 4,
     6000: 2,
-}  # teams of 8, 32 and 256 lanes; too long for shared memory
+}  # on a GPU teams of 8, 32 and 256 lanes; too long for shared memory
+DEVICE = sys.argv[1]
 
 
 def layers(width: int, *outputs: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Random weights and biases of a substitute, on the GPU."""
+    """Random weights and biases of a substitute."""
     weights, biases = [], []
     for out in outputs:
-        weights.append(torch.randn(out, width, device="cuda") * (2 / width) ** 0.5)
-        biases.append(torch.zeros(out, device="cuda"))
+        weights.append(torch.randn(out, width, device=DEVICE) * (2 / width) ** 0.5)
+        biases.append(torch.zeros(out, device=DEVICE))
         width = out
     return weights, biases
 
@@ -29,7 +31,7 @@ def layers(width: int, *outputs: int) -> tuple[list[torch.Tensor], list[torch.Te
 torch.manual_seed(0)
 searches = 0
 for k, features, norm in product(CLASSES, FEATURES, NORMS):
-    probs = (3 * torch.randn(CLASSES[k], k, device="cuda")).softmax(1)
+    probs = (3 * torch.randn(CLASSES[k], k, device=DEVICE)).softmax(1)
     weights, biases = layers(feature_width(features, k), 37, 20, 1)
     for precision in PRECISIONS:
         options = SearchOptions(
