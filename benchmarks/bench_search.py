@@ -99,13 +99,15 @@ def search(given: Problem, options: SearchOptions, engine: str) -> reference.Sea
     return reference.perturb_search(*given, options, plain_step(engine))
 
 
-def time_search(benchmark, given: Problem, options: SearchOptions, engine: str) -> None:
+def time_search(
+    benchmark, given: Problem, options: SearchOptions, engine: str
+) -> reference.SearchResult:
     n, k = given.probs.shape
     rounds = 3 if n * k > 1_000_000 else 5 if n * k > 100_000 else 15
     benchmark.extra_info.update(k=k, n=n, engine=engine, threads=torch.get_num_threads())
     benchmark.extra_info["hidden"] = "-".join(str(len(bias)) for bias in given.biases[:-1])
     benchmark.extra_info["instruction_set"] = ops.compiled.instruction_set()
-    benchmark.pedantic(search, (given, options, engine), rounds=rounds, warmup_rounds=1)
+    return benchmark.pedantic(search, (given, options, engine), rounds=rounds, warmup_rounds=1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bf16"])
@@ -121,11 +123,10 @@ def test_matrix_rate(benchmark, dtype):
 @pytest.mark.parametrize(("k", "hidden"), CASES, ids=lambda value: str(value).replace(" ", ""))
 def test_search(benchmark, k, hidden, n, engine):
     given = problem(k, hidden, n)
-    steps = search(given, OPTIONS, engine).steps
-    assert (steps == OPTIONS.max_steps).all(), "the substitute was misled; the work is not equal"
     weights = sum(weight.numel() for weight in given.weights)
     benchmark.extra_info["flops"] = 4 * OPTIONS.max_steps * n * weights
-    time_search(benchmark, given, OPTIONS, engine)
+    steps = time_search(benchmark, given, OPTIONS, engine).steps
+    assert (steps == OPTIONS.max_steps).all(), "the substitute was misled; the work is not equal"
 
 
 @pytest.mark.parametrize("engine", ["fused", "eager", "compiled"])
@@ -133,7 +134,7 @@ def test_search(benchmark, k, hidden, n, engine):
 def test_early(benchmark, method, engine):
     given = trained_problem(100, (256, 128, 64), 4096)
     options = SearchOptions(method=method)
-    found = search(given, options, engine)
+    found = time_search(benchmark, given, options, engine)
     success = (found.status == int(Status.SUCCESS)).double().mean()
     benchmark.extra_info.update(
         method=method,
@@ -141,4 +142,3 @@ def test_early(benchmark, method, engine):
         steps=found.steps.double().mean().item(),
         mean_l1=found.l1.double().mean().item(),
     )
-    time_search(benchmark, given, options, engine)

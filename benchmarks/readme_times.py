@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -21,68 +22,67 @@ def best(engines: list[dict], names: tuple[str, ...]) -> dict:
     return min(timed, key=lambda engine: engine["median_ms"])
 
 
+def grid(cells: list[dict], entry: Callable[[dict], str]) -> list[str]:
+    """A table of one entry per cell: a line for each substitute, a column for each batch size."""
+    by_place = {(cell["k"], cell["hidden"], cell["n"]): cell for cell in cells}
+    sizes = sorted({n for _, _, n in by_place})
+    lines = [
+        "| k | hidden | " + " | ".join(f"n = {n:,}" for n in sizes) + " |",
+        "| --- " * (2 + len(sizes)) + "|",
+    ]
+    for k, hidden in sorted({(k, hidden) for k, hidden, _ in by_place}):
+        found = [by_place.get((k, hidden, n)) for n in sizes]
+        entries = [entry(cell) if cell else "not yet measured" for cell in found]
+        lines.append(f"| {k} | {hidden} | " + " | ".join(entries) + " |")
+    return lines
+
+
 def gpu_times(results: Path | None) -> str:
     """The latest run on a GPU."""
     if results is None:
         return "On a GPU: not yet measured."
     report = json.loads(results.read_text())
-    cells = {(c["k"], c["hidden"], c["n"]): c["engines"] for c in report["cells"]}
-    rows = sorted({n for _, _, n in cells})
+
+    def entry(cell: dict) -> str:
+        kernel, plain = best(cell["engines"], KERNEL), best(cell["engines"], PLAIN)
+        ratio = plain["median_ms"] / kernel["median_ms"]
+        return f"{kernel['median_ms']:.3g} ms {kernel['engine']}, {ratio:.1f}×"
+
     lines = [
         f"On one {report['device']}, {report['date'][:10]}: the kernel's fastest precision, and "
         "how many times faster that is than the best of plain PyTorch; "
         f"[all figures]({results.relative_to(ROOT)}):",
         "",
-        "| k | hidden | " + " | ".join(f"n = {n:,}" for n in rows) + " |",
-        "| --- " * (2 + len(rows)) + "|",
+        *grid(report["cells"], entry),
     ]
-    for k, hidden in sorted({(k, hidden) for k, hidden, _ in cells}):
-        entries = []
-        for n in rows:
-            engines = cells.get((k, hidden, n))
-            if engines is None:
-                entries.append("not yet measured")
-                continue
-            kernel, plain = best(engines, KERNEL), best(engines, PLAIN)
-            ratio = plain["median_ms"] / kernel["median_ms"]
-            entries.append(f"{kernel['median_ms']:.3g} ms {kernel['engine']}, {ratio:.1f}×")
-        lines.append(f"| {k} | {hidden} | " + " | ".join(entries) + " |")
     return "\n".join(lines)
 
 
 def cpu_times(results: Path) -> str:
     """The latest run on a CPU."""
     run = json.loads(results.read_text())
-    cells = {(c["k"], c["hidden"], c["n"]): c for c in run["cells"]}
-    rows = sorted({n for _, _, n in cells})
     picture = results.with_suffix(".svg").relative_to(ROOT)
+    lowest = min(cell["ratio"] for cell in run["cells"])
+    largest = max(cell["n"] for cell in run["cells"])
+    many = ", ".join(
+        f"{cell['of_matrix_rate']:.0%} for k = {cell['k']}"
+        for cell in run["cells"]
+        if cell["n"] == largest
+    )
+    early = run["early"]
     lines = [
         f"On an {run['machine']} with {run['instruction_set']}, {run['threads']} threads, "
         f"{run['date'][:10]}: 50 gradient steps of every row, and how many times faster that is "
         "than the best of plain PyTorch (eager or `torch.compile`, float32 or bf16, finished rows "
         f"dropped); `make bench`, medians, [all figures]({results.relative_to(ROOT)}):",
         "",
-        "| k | hidden | " + " | ".join(f"n = {n:,}" for n in rows) + " |",
-        "| --- " * (2 + len(rows)) + "|",
-    ]
-    for k, hidden in sorted({(k, hidden) for k, hidden, _ in cells}):
-        entries = []
-        for n in rows:
-            cell = cells[k, hidden, n]
-            fused = cell["engines"]["fused"]
-            entries.append(f"{fused['median_ms']:.3g} ms, {cell['ratio']:.1f}×")
-        lines.append(f"| {k} | {hidden} | " + " | ".join(entries) + " |")
-    lowest = min(cell["ratio"] for cell in run["cells"])
-    many = ", ".join(
-        f"{cells[key]['of_matrix_rate']:.0%} for k = {key[0]}"
-        for key in sorted(cells)
-        if key[2] == rows[-1]
-    )
-    early = run["early"]
-    lines += [
+        *grid(
+            run["cells"],
+            lambda cell: f"{cell['engines']['fused']['median_ms']:.3g} ms, {cell['ratio']:.1f}×",
+        ),
         "",
         f"Geometric mean {run['geometric_mean_ratio']:.1f}×, lowest {lowest:.1f}×. With "
-        f"n = {rows[-1]:,} the float32 matrix rate measured in the same run is reached to {many}.",
+        f"n = {largest:,} the float32 matrix rate measured in the same run is reached to {many}.",
         "",
         f"Where rows succeed (k = {early['k']}, n = {early['n']:,}, {early['success']:.0%} of the "
         f'rows), the default `method="boundary"` takes {early["boundary"]["median_ms"]:.3g} ms '

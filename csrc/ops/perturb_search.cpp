@@ -102,10 +102,9 @@ Outputs search_cpu(const at::Tensor& probs, at::TensorList weights, at::TensorLi
 TORCH_LIBRARY(aeppt, library) {
   library.def(
       "perturb_search(Tensor probs, Tensor[] weights, Tensor[] biases, str features, "
-      "str direction, str space, str norm, str method, float step_size, int max_steps, float "
-      "margin, "
-      "float tie_gap, int refine_steps, float? max_l1, bool constant_time, str precision, "
-      "str on_invalid) "
+      "str direction, str space, str norm, str method, float step_size, int max_steps, "
+      "float margin, float tie_gap, int refine_steps, float? max_l1, bool constant_time, "
+      "str precision, str on_invalid) "
       "-> (Tensor probs, Tensor status, Tensor steps, Tensor score_before, Tensor score_after, "
       "Tensor l1)");
 }
