@@ -33,6 +33,11 @@ LOG_FLOOR = 1e-12
 #: Moosavi-Dezfooli et al. 2016) and takes no step longer than this many times ``step_size``.
 OVERSHOOT = 1.02
 LONGEST_STEP = 4.0
+#: Refinement by the ITP method (Oliveira & Takahashi 2020): no finer than this many halvings, at
+#: most this many evaluations more than bisection (n₀), and its κ₁; κ₂ is 2.
+FINEST_CUT = 30
+SPARE_CUTS = 2
+CUT_SHIFT = 0.2
 
 
 class Status(IntEnum):
@@ -84,7 +89,8 @@ class SearchOptions:
         The label's probability stays at least this much above every other; at least 1e-6, below
         which float32 cannot keep the label apart.
     refine_steps : int
-        Bisections that shorten a successful move.
+        A successful move is shortened to within 2^-refine_steps of its length (2^-30 at the
+        finest) of the border, as by so many bisections, in about half as many evaluations.
     max_l1 : float or None
         The most a row may change, as the sum of absolute differences.
     constant_time : bool

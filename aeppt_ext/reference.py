@@ -13,10 +13,13 @@ from torch import Tensor
 
 from .options import (
     BUDGET_STEPS,
+    CUT_SHIFT,
     EXACT_SUM,
+    FINEST_CUT,
     LOG_FLOOR,
     LONGEST_STEP,
     OVERSHOOT,
+    SPARE_CUTS,
     SUM_TOLERANCE,
     SearchOptions,
     SearchResult,
@@ -203,6 +206,26 @@ def interpolate(
     return retract(point, label, options.tie_gap)
 
 
+def next_cut(
+    low: Tensor, high: Tensor, low_goal: Tensor, high_goal: Tensor, unit: int, cuts_left: int
+) -> Tensor:
+    """Where to look next for the border between ``low`` and ``high`` [n], in cells of a segment.
+
+    The ITP method (Oliveira & Takahashi 2020, ACM TOMS 47, Algorithm 3) on the ``unit`` cells of
+    the segment: where the line through both ends' goals crosses zero, shifted a little towards the
+    middle, and so that ``cuts_left`` further evaluations suffice in any case. The cell that it
+    ends in is that of bisection wherever the border is crossed once.
+    """
+    half = (low + high) / 2
+    share = high_goal.double() / (high_goal.double() - low_goal.double())
+    cut = high - (high - low) * share
+    shift = CUT_SHIFT * (high - low).square() / unit
+    cut = torch.where((half - cut).abs() <= shift, half, cut + shift * (half - cut).sign())
+    room = 2.0**cuts_left
+    least, most = torch.maximum(low + 1, high - room), torch.minimum(high - 1, low + room)
+    return torch.minimum(torch.maximum(cut.round().nan_to_num_(nan=0.0), least), most)
+
+
 def l1_distance(left: Tensor, right: Tensor) -> Tensor:
     """Sum of absolute differences per row, in float64."""
     return (left - right).abs().sum(1, dtype=torch.float64)
@@ -358,21 +381,31 @@ def _search(
                 points, logit, gradient = points[open_], logit[open_], gradient[open_]
                 side, label = side[open_], label[open_]
 
-    # Refine: bisect for the least movement that still meets the goal.
-    rows = met.nonzero()[:, 0]
-    status[rows] = int(Status.SUCCESS)
-    if len(rows):
-        start, end, label, side = probs[rows], out[rows], label_all[rows], side_all[rows]
-        low, high = torch.zeros_like(side), torch.ones_like(side)
-        for _ in range(options.refine_steps):
-            middle = (low + high) / 2
-            points = interpolate(start, end, middle, label, options)
-            logit = score(points, weights, biases, features)
-            reached = side * logit <= -margin
-            high = torch.where(reached, middle, high)
-            low = torch.where(reached, low, middle)
-            out[rows[reached]] = points[reached]
-            score_after[rows[reached]] = logit[reached]
+    # Refine: look on the segment for the least movement that still meets the goal.
+    status[met] = int(Status.SUCCESS)
+    goal = side_all * score_before + margin
+    rows = (met & (goal > 0)).nonzero()[:, 0]
+    start, end, label, side = probs[rows], out[rows], label_all[rows], side_all[rows]
+    unit = 2 ** min(options.refine_steps, FINEST_CUT)
+    low, low_goal = torch.zeros_like(side, dtype=torch.float64), goal[rows]
+    high, high_goal = torch.full_like(low, unit), side * score_after[rows] + margin
+    cuts_left = min(options.refine_steps, FINEST_CUT) + SPARE_CUTS
+    while True:
+        open_ = high - low > 1
+        if not bool(open_.any()):
+            break
+        rows, start, end, label, side = (x[open_] for x in (rows, start, end, label, side))
+        low, high, low_goal, high_goal = (x[open_] for x in (low, high, low_goal, high_goal))
+        cuts_left -= 1
+        cut = next_cut(low, high, low_goal, high_goal, unit, cuts_left)
+        points = interpolate(start, end, (cut / unit).to(probs.dtype), label, options)
+        logit = score(points, weights, biases, features)
+        goal = side * logit + margin
+        reached = goal <= 0
+        high, high_goal = torch.where(reached, cut, high), torch.where(reached, goal, high_goal)
+        low, low_goal = torch.where(reached, low, cut), torch.where(reached, low_goal, goal)
+        out[rows[reached]] = points[reached]
+        score_after[rows[reached]] = logit[reached]
 
     if options.max_l1 is not None:
         rows = (selected & (l1_distance(out, probs) > options.max_l1)).nonzero()[:, 0]

@@ -32,6 +32,7 @@ class Order {
   // scratch: scratch_keys(k) keys, three lists with room for a guard before each.
   static constexpr int64_t list_keys(int64_t k) { return 1 + k + kSlack; }
   static constexpr int64_t scratch_keys(int64_t k) { return 3 * list_keys(k); }
+  Order() = default;
   Order(int32_t k, Key* scratch)
       : k_(k), a_(scratch + 1), b_(a_ + list_keys(k)), c_(b_ + list_keys(k)) {}
 
@@ -266,7 +267,7 @@ class Order {
     return from;
   }
 
-  const int32_t k_;
+  int32_t k_;
   Key *a_, *b_, *c_;
 };
 

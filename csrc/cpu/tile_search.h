@@ -8,18 +8,20 @@
 // row is independent of its neighbours, so its answer is bit-identical alone and in any batch.
 #pragma once
 
-#include <cmath>
+#include <algorithm>
 #include <cstdint>
-#include <cstdlib>
-#include <limits>
-#include <new>
 #include <type_traits>
+#include <vector>
 
 #include "aeppt/row_search.h"
 #include "aeppt/search.h"
+#include "arena.h"
 #include "multiply.h"
 #include "order.h"
 #include "row_queue.h"
+#ifdef AEPPT_TILES
+#include "tiles.h"
+#endif
 
 namespace aeppt::AEPPT_VARIANT {
 
@@ -32,65 +34,34 @@ inline int64_t slots_for(int64_t row_bytes, int64_t rows) {
   return slots < rows ? slots : rows;
 }
 
-// One block of aligned memory, handed out in pieces.
-class Arena {
- public:
-  explicit Arena(size_t bytes)
-      : memory_(static_cast<char*>(std::aligned_alloc(64, (bytes + 63) / 64 * 64))),
-        next_(memory_) {
-    if (memory_ == nullptr) throw std::bad_alloc();
-  }
-  ~Arena() { std::free(memory_); }
-  Arena(const Arena&) = delete;
-  Arena& operator=(const Arena&) = delete;
-
-  static size_t size_of(size_t bytes) { return (bytes + 63) / 64 * 64; }
-  template <typename U>
-  U* take(size_t count) {
-    U* const piece = reinterpret_cast<U*>(next_);
-    next_ += size_of(count * sizeof(U));
-    return piece;
-  }
-
- private:
-  char *memory_, *next_;
-};
-
 template <typename T>
 class TileSearch {
  public:
   TileSearch(const Search<T>& search, int64_t slots)
       : s_(search),
         o_(search.options),
-        row_(search, SimdLanes()),
+        coarse_(search.layers[0].forward_pairs != nullptr),
+        row_(search, SimdLanes(), coarse_),
         k_(search.classes),
-        width_(padded(search.classes)),
-        slots_(slots),
         hidden_width_(hidden_width(search.layers, search.layer_count)),
-        arena_(bytes(search, slots)),
-        order_(static_cast<int32_t>(k_), arena_.template take<Key>(Order<T>::scratch_keys(k_))) {
-    slot_ = arena_.template take<Slot>(slots);
-    live_ = arena_.template take<Slot*>(slots);
-    asking_ = arena_.template take<Slot*>(slots);
-    from_ = arena_.template take<const T*>(slots);
-    to_ = arena_.template take<T*>(slots);
-    for (int64_t i = 0; i < slots; ++i) {
-      Slot& slot = slot_[i];
-      for (T** row : {&slot.start, &slot.point, &slot.best, &slot.end, &slot.features}) {
-        *row = arena_.template take<T>(width_);
-      }
-      slot.hidden = arena_.template take<T>(hidden_width_);
-      slot.order = arena_.template take<int32_t>(k_ + Order<T>::kSlack);
-    }
+        slot_(slots),
+        asked_(slots),
+        from_(slots),
+        to_(slots),
+        pairs_(slots) {
+    lay_out();
+    arena_.allocate();
+    lay_out();
+    for (Slot& slot : slot_) live_.push_back(&slot);
   }
 
   // Takes rows until none are left.
   void run(RowQueue& queue) {
+    const int64_t slots = live_.size();
     int64_t live = 0;
-    for (int64_t i = 0; i < slots_; ++i) live_[i] = &slot_[i];
     while (!queue.stopped()) {
       queue.look_for_signals();
-      while (live < slots_) {
+      while (live < slots) {
         const int64_t row = queue.take();
         if (row >= s_.rows) break;
         Slot& slot = *live_[live];
@@ -104,7 +75,7 @@ class TileSearch {
         Slot& slot = *live_[i];
         switch (row_.decide(slot)) {
           case Next::kGradient:
-            asking_[asking++] = &slot;
+            asked_[asking++] = &slot;
             [[fallthrough]];
           case Next::kEvaluate:
             ++i;
@@ -128,27 +99,33 @@ class TileSearch {
     bool ordered;    // `order` and `features` are those of the point
   };
 
-  // What the constructor takes from the arena.
-  static size_t bytes(const Search<T>& search, int64_t slots) {
-    const size_t width = padded(search.classes), k = search.classes;
-    const size_t hidden = hidden_width(search.layers, search.layer_count);
-    const auto piece = [](size_t count, size_t size) { return Arena::size_of(count * size); };
-    return piece(slots, sizeof(Slot)) + 4 * piece(slots, sizeof(void*)) +
-           piece(Order<T>::scratch_keys(k), sizeof(Key)) +
-           slots * (5 * piece(width, sizeof(T)) + piece(hidden, sizeof(T)) +
-                    piece(k + Order<T>::kSlack, 4));
+  void lay_out() {
+    const int64_t width = padded(k_);
+    order_ = Order<T>(k_, arena_.take<Key>(Order<T>::scratch_keys(k_)));
+    for (Slot& slot : slot_) {
+      for (T** row : {&slot.start, &slot.point, &slot.best, &slot.end, &slot.features}) {
+        *row = arena_.take<T>(width);
+      }
+      slot.hidden = arena_.take<T>(hidden_width_);
+      slot.order = arena_.take<int32_t>(k_ + Order<T>::kSlack);
+    }
+    if (!coarse_) return;
+    int64_t widest = width;
+    for (int32_t l = 0; l + 1 < s_.layer_count; ++l) {
+      widest = std::max(widest, padded(s_.layers[l].out));
+    }
+    pairs_stride_ = widest / 2 + kPairsApart;
+    // Tiles read whole, also where rows are missing.
+    const int64_t rows = (slot_.size() + kTileRows - 1) / kTileRows * kTileRows;
+    Pair* const pairs = arena_.take<Pair>(rows * pairs_stride_);
+    for (size_t i = 0; i < slot_.size(); ++i) pairs_[i] = pairs + i * pairs_stride_;
   }
 
   // The substitute's logit at the point of each live slot.
   void evaluate(int64_t live) {
     for (int64_t i = 0; i < live; ++i) {
       Slot& slot = *live_[i];
-      from_[i] = slot.features;
-      to_[i] = slot.hidden;
-      if (o_.features == Features::kRaw) {
-        from_[i] = slot.point;
-        continue;
-      }
+      if (o_.features == Features::kRaw) continue;
       if (o_.features == Features::kTop3) {
         order_top3(slot.point, static_cast<int32_t>(k_), slot.order, slot.features);
       } else if (!slot.ordered) {
@@ -158,20 +135,58 @@ class TileSearch {
       slot.has_order = true;
       slot.ordered = false;
     }
+    forward(live, true);
+    if (coarse_) forward(live, false);
+  }
+
+  // The same for those of them whose score is to be exact, or for the others.
+  void forward(int64_t live, bool exact) {
+    int64_t count = 0;
+    for (int64_t i = 0; i < live; ++i) {
+      Slot& slot = *live_[i];
+      if (slot.exact != exact) continue;
+      from_[count] = o_.features == Features::kRaw ? slot.point : slot.features;
+      to_[count] = slot.hidden;
+      asked_[count++] = &slot;
+    }
+    if (count == 0) return;
     for (int32_t l = 0; l + 1 < s_.layer_count; ++l) {
       const Layer<T>& layer = s_.layers[l];
-      Product<T, After::kRelu>::run(from_, live, layer.forward, layer.in, layer.out, layer.bias,
-                                    to_);
-      for (int64_t i = 0; i < live; ++i) from_[i] = to_[i], to_[i] += padded(layer.out);
+      multiply<After::kRelu>(count, exact ? nullptr : layer.forward_pairs, layer.forward, layer.in,
+                             layer.out, layer.bias);
+      for (int64_t i = 0; i < count; ++i) from_[i] = to_[i], to_[i] += padded(layer.out);
     }
     const Layer<T>& last = s_.layers[s_.layer_count - 1];
-    for (int64_t i = 0; i < live; ++i) {
+    for (int64_t i = 0; i < count; ++i) {
       const T* const x = from_[i];
       T sum = 0;
 #pragma omp simd reduction(+ : sum)
       for (int64_t j = 0; j < last.in; ++j) sum += x[j] * last.forward[j];
-      live_[i]->score = sum + last.bias[0];
+      asked_[i]->score = sum + last.bias[0];
     }
+  }
+
+  // to[r] = bias + from[r] * weights, in bf16 where there are pairs.
+  template <After after>
+  void multiply(int64_t rows, [[maybe_unused]] const Pair* pairs, const T* panels, int64_t depth,
+                int64_t width, const T* bias) {
+#ifdef AEPPT_BF16
+    if constexpr (std::is_same_v<T, float>) {
+      if (pairs != nullptr) {
+        for (int64_t i = 0; i < rows; ++i) make_pairs(from_[i], depth, pairs_[i]);
+        const int64_t panel_depth = padded(depth) / 2;
+#ifdef AEPPT_TILES
+        tiles_.template multiply<after>(pairs_[0], pairs_stride_, rows, pairs, panel_depth, width,
+                                        bias, to_.data());
+#else
+        Product<Pairs, after>::run(pairs_.data(), rows, pairs, panel_depth, (depth + 1) / 2, width,
+                                   bias, to_.data());
+#endif
+        return;
+      }
+    }
+#endif
+    Product<Full<T>, after>::run(from_.data(), rows, panels, depth, depth, width, bias, to_.data());
   }
 
   // Moves the point of each asking slot one step against its side's gradient. Gradients overwrite
@@ -180,7 +195,7 @@ class TileSearch {
   void step(int64_t asking) {
     const Layer<T>& last = s_.layers[s_.layer_count - 1];
     for (int64_t i = 0; i < asking; ++i) {
-      Slot& slot = *asking_[i];
+      Slot& slot = *asked_[i];
       if (s_.layer_count == 1) {
         for (int64_t j = 0; j < last.in; ++j) slot.end[j] = last.forward[j];
         continue;
@@ -193,19 +208,19 @@ class TileSearch {
     for (int32_t l = s_.layer_count - 2; l >= 0; --l) {
       const Layer<T>& layer = s_.layers[l];
       for (int64_t i = 0; i < asking; ++i) {
-        to_[i] = l > 0 ? const_cast<T*>(from_[i]) - padded(layer.in) : asking_[i]->end;
+        to_[i] = l > 0 ? const_cast<T*>(from_[i]) - padded(layer.in) : asked_[i]->end;
       }
       if (l > 0) {
-        Product<T, After::kMask>::run(from_, asking, layer.backward, layer.out, layer.in, nullptr,
-                                      to_);
+        multiply<After::kMask>(asking, layer.backward_pairs, layer.backward, layer.out, layer.in,
+                               nullptr);
       } else {
-        Product<T, After::kNothing>::run(from_, asking, layer.backward, layer.out, layer.in,
-                                         nullptr, to_);
+        multiply<After::kNothing>(asking, layer.backward_pairs, layer.backward, layer.out, layer.in,
+                                  nullptr);
       }
       for (int64_t i = 0; i < asking; ++i) from_[i] = to_[i];
     }
     for (int64_t i = 0; i < asking; ++i) {
-      Slot& slot = *asking_[i];
+      Slot& slot = *asked_[i];
       if (o_.features == Features::kSorted) {
         int64_t place = 0;  // the label's; it is the first, but for rounding
         while (place + 1 < k_ && slot.order[place] != slot.label) ++place;
@@ -231,16 +246,25 @@ class TileSearch {
     for (int64_t r = 0; r < width; ++r) slot.end[slot.order[r]] = top[r];
   }
 
+  static constexpr int64_t kTileRows = 16;    // of AMX
+  static constexpr int64_t kPairsApart = 16;  // rows at a power of two would share cache sets
+
   const Search<T>& s_;
   const Options& o_;
+  const bool coarse_;  // gradient steps are made in bf16
   const RowSearch<T, SimdLanes> row_;
-  const int64_t k_, width_, slots_, hidden_width_;
+  const int64_t k_, hidden_width_;
   Arena arena_;
   Order<T> order_;
-  Slot* slot_;
-  Slot **live_, **asking_;
-  const T** from_;
-  T** to_;
+  std::vector<Slot> slot_;
+  std::vector<Slot*> live_, asked_;
+  std::vector<const T*> from_;
+  std::vector<T*> to_;
+  std::vector<Pair*> pairs_;  // one row for each product's row
+  int64_t pairs_stride_ = 0;
+#ifdef AEPPT_TILES
+  Tiles tiles_;
+#endif
 };
 
 template <typename T>

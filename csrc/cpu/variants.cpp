@@ -9,9 +9,13 @@ namespace aeppt {
 const std::vector<const Variant*>& built_variants() {
   static const std::vector<const Variant*> variants = {
 #if defined(__x86_64__)
-      &kAvx512Variant, &kAvx2Variant,
+      &kAmxVariant,      &kAvx512Bf16Variant,  &kAvx512Variant,   &kAvx2Variant,
+      &kBaselineVariant, &kAmxEmulatedVariant, &kEmulatedVariant,
+#else
+      &kBaselineVariant,
+      &kEmulatedVariant,
 #endif
-      &kBaselineVariant, &kEmulatedVariant};
+  };
   return variants;
 }
 

@@ -18,6 +18,7 @@ struct Variant {
   bool (*supported)();  // by this processor
   SearchRows<float> search_float;
   SearchRows<double> search_double;
+  bool makes_bf16 = false;  // gradient steps in bf16, from weights in pairs
 
   template <typename T>
   SearchRows<T> search_rows() const {
@@ -28,10 +29,11 @@ struct Variant {
 
 extern const Variant kBaselineVariant, kEmulatedVariant;
 #if defined(__x86_64__)
-extern const Variant kAvx2Variant, kAvx512Variant;
+extern const Variant kAvx2Variant, kAvx512Variant, kAvx512Bf16Variant, kAmxVariant,
+    kAmxEmulatedVariant;
 #endif
 
-// Those built in, the fastest first; the last, the CUDA kernel emulated, is for tests.
+// Those built in, the fastest first; last come those that emulate another machine, for tests.
 const std::vector<const Variant*>& built_variants();
 
 // The fastest that this processor supports, or the one that AEPPT_ISA names. Throws

@@ -5,9 +5,10 @@
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
-#include <algorithm>
+#include <type_traits>
 #include <vector>
 
+#include "../cpu/packed_substitute.h"
 #include "../cpu/variants.h"
 #include "aeppt/search.h"
 #include "arguments.h"
@@ -19,52 +20,18 @@ namespace {
 // Rows below this many are not worth a second thread.
 constexpr int64_t kRowsPerWorker = 4;
 
-// The substitute's layers in panels (see Layer), in memory that lives as long as this.
 template <typename T>
-class PackedSubstitute {
- public:
-  PackedSubstitute(at::TensorList weights, at::TensorList biases) {
-    int64_t size = 0;
-    for (const at::Tensor& weight : weights) {
-      const int64_t out = weight.size(0), in = weight.size(1);
-      size += padded(out) * in + out * padded(in) + padded(out);
-    }
-    memory_.resize(size);
-    T* next = memory_.data();
-    for (size_t l = 0; l < weights.size(); ++l) {
-      const at::Tensor weight = weights[l].contiguous(), bias = biases[l].contiguous();
-      const int64_t out = weight.size(0), in = weight.size(1);
-      const T* const w = weight.const_data_ptr<T>();
-      Layer<T> layer{in, out, next, nullptr, nullptr};
-      if (out == 1 && l + 1 == weights.size()) {
-        std::copy_n(w, in, next);
-        next += in;
-      } else {
-        for (int64_t o = 0; o < out; ++o) {
-          T* const column = next + o / kPanel * kPanel * in + o % kPanel;
-          for (int64_t i = 0; i < in; ++i) column[i * kPanel] = w[o * in + i];
-        }
-        next += padded(out) * in;
-        layer.backward = next;
-        for (int64_t i = 0; i < in; i += kPanel) {
-          for (int64_t o = 0; o < out; ++o) {
-            std::copy_n(w + o * in + i, std::min(kPanel, in - i), next + i * out + o * kPanel);
-          }
-        }
-        next += out * padded(in);
-      }
-      layer.bias = next;
-      std::copy_n(bias.const_data_ptr<T>(), out, next);
-      next += padded(out);
-      layers_.push_back(layer);
-    }
+PackedSubstitute<T> pack(at::TensorList weights, at::TensorList biases, bool pairs) {
+  std::vector<at::Tensor> kept;
+  std::vector<DenseLayer<T>> layers;
+  for (size_t l = 0; l < weights.size(); ++l) {
+    const at::Tensor weight = kept.emplace_back(weights[l].contiguous());
+    const at::Tensor bias = kept.emplace_back(biases[l].contiguous());
+    layers.push_back(
+        {weight.size(1), weight.size(0), weight.const_data_ptr<T>(), bias.const_data_ptr<T>()});
   }
-  const std::vector<Layer<T>>& layers() const { return layers_; }
-
- private:
-  std::vector<T> memory_;
-  std::vector<Layer<T>> layers_;
-};
+  return {layers, pairs};
+}
 
 template <typename T>
 Outputs search_cpu(const at::Tensor& probs, at::TensorList weights, at::TensorList biases,
@@ -72,11 +39,14 @@ Outputs search_cpu(const at::Tensor& probs, at::TensorList weights, at::TensorLi
   const int64_t n = probs.size(0);
   Outputs outputs = empty_outputs(probs);
   if (n > 0) {
-    const PackedSubstitute<T> substitute(weights, biases);
+    const Variant& variant = chosen_variant();
+    const bool in_bf16 =
+        std::is_same_v<T, float> && options.precision == Precision::kBf16 && variant.makes_bf16;
+    const PackedSubstitute<T> substitute = pack<T>(weights, biases, in_bf16);
     Search<T> search = make_search<T>(probs, options, outputs);
     search.layers = substitute.layers().data();
     search.layer_count = static_cast<int32_t>(substitute.layers().size());
-    const SearchRows<T> search_rows = chosen_variant().search_rows<T>();
+    const SearchRows<T> search_rows = variant.search_rows<T>();
     const Workers workers(n / kRowsPerWorker);
     RowQueue queue(n, check_signals);
     at::parallel_for(0, workers.count(), 1, [&](int64_t begin, int64_t end) {

@@ -36,9 +36,22 @@ print(json.dumps({"rows": rows, "other": other, "far": far}))
 """
 
 
-@pytest.mark.parametrize("precision", ["tf32", "bf16"])
-def test_coarse_steps_change_no_status(precision: str, compiled_module: ModuleType) -> None:
-    done = run_script(CHECK.replace("PRECISION", repr(precision)), {"AEPPT_ISA": "emulated"})
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        ("emulated", "tf32"),
+        ("emulated", "bf16"),
+        ("avx512_bf16", "bf16"),
+        ("amx", "bf16"),
+        ("amx_emulated", "bf16"),
+    ],
+)
+def test_coarse_steps_change_no_status(
+    name: str, precision: str, compiled_module: ModuleType
+) -> None:
+    if not compiled_module.instruction_sets().get(name, False):
+        pytest.skip(f"this build on this processor has no {name}")
+    done = run_script(CHECK.replace("PRECISION", repr(precision)), {"AEPPT_ISA": name})
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["rows"] == 684

@@ -29,7 +29,8 @@ struct Row {
   bool selected, met, over_budget;
   bool exact;  // the score at the point is, or is to be, in full precision
   T side, score, score_before, score_after, best_goal;
-  double low, high;
+  double low, high, at;        // of a segment, as shares of it: two ends, and the row's point
+  double low_goal, high_goal;  // how far the score is from the border at the ends
 };
 
 template <typename T, typename Lanes>
@@ -108,16 +109,10 @@ class RowSearch {
         r.score_after = r.score;
         r.met = reached(r);
         break;
-      case Phase::kRefine: {
-        const double middle = (r.low + r.high) / 2;
-        (reached(r) ? r.high : r.low) = middle;
-        if (r.met && reached(r)) {
-          copy(r.point, r.best);
-          r.score_after = r.score;
-        }
+      case Phase::kRefine:
+        if (is_open(r)) narrow(r);
         ++r.round;
         break;
-      }
       case Phase::kBudget:
         if (r.over_budget) {
           copy(r.point, r.best);
@@ -140,12 +135,17 @@ class RowSearch {
       r.round = 0;
       if (r.met || o_.constant_time) {
         set_segment(r);
+        r.low_goal = to_border(r, r.score_before);
+        r.high_goal = to_border(r, r.score_after);
         r.phase = Phase::kRefine;
       }
     }
-    if (r.phase == Phase::kRefine && r.round < o_.refine_steps) {
-      interpolate(r, (r.low + r.high) / 2);
-      return Next::kEvaluate;
+    if (r.phase == Phase::kRefine) {
+      if (o_.constant_time ? r.round < cuts() + kSpareCuts : is_open(r)) {
+        r.at = next_cut(r);
+        interpolate(r, r.at);
+        return Next::kEvaluate;
+      }
     }
     return fit_budget(r);
   }
@@ -153,7 +153,7 @@ class RowSearch {
   // Adds to p, the row's point in some order, the step along d, which holds the gradient before and
   // the step taken after, and retracts; `label` is where p keeps the label.
   AEPPT_DEVICE void step(const Row<T>& r, T* p, T* d, Index label) const {
-    move(p, d, r.side, r.side * r.score + static_cast<T>(o_.margin), label);
+    move(p, d, r.side, to_border(r, r.score), label);
     retract(lanes_, p, k_, label, o_.tie_gap);
   }
 
@@ -185,8 +185,49 @@ class RowSearch {
     });
   }
 
-  AEPPT_DEVICE bool reached(const Row<T>& r) const {
-    return r.side * r.score <= -static_cast<T>(o_.margin);
+  // How far a score is from the border; the goal is met where this is not positive.
+  AEPPT_DEVICE T to_border(const Row<T>& r, T score) const {
+    return r.side * score + static_cast<T>(o_.margin);
+  }
+  AEPPT_DEVICE bool reached(const Row<T>& r) const { return to_border(r, r.score) <= 0; }
+
+  // ---- refinement: the border is between two ends of the segment, multiples of 2^-cuts() ----
+
+  AEPPT_DEVICE int32_t cuts() const {
+    return o_.refine_steps < kFinestCut ? o_.refine_steps : kFinestCut;
+  }
+  AEPPT_DEVICE bool is_open(const Row<T>& r) const {
+    return r.low_goal > 0 && r.high - r.low > std::ldexp(1.0, -cuts());
+  }
+
+  // Moves one of the ends to the row's point.
+  AEPPT_DEVICE void narrow(Row<T>& r) const {
+    if (!reached(r)) {
+      r.low = r.at;
+      r.low_goal = to_border(r, r.score);
+      return;
+    }
+    r.high = r.at;
+    r.high_goal = to_border(r, r.score);
+    if (r.met) {
+      copy(r.point, r.best);
+      r.score_after = r.score;
+    }
+  }
+
+  // Where to look next, by the ITP method: where the line through both ends crosses the border, a
+  // little towards the middle, and so that the evaluations that are left suffice in any case.
+  AEPPT_DEVICE double next_cut(const Row<T>& r) const {
+    const double unit = std::ldexp(1.0, cuts());
+    const double low = r.low * unit, high = r.high * unit, half = (low + high) / 2;
+    double cut = high - (high - low) * (r.high_goal / (r.high_goal - r.low_goal));
+    const double shift = kCutShift * (high - low) * (high - low) / unit;
+    cut = std::fabs(half - cut) <= shift ? half : half > cut ? cut + shift : cut - shift;
+    cut = std::nearbyint(cut);
+    const double room = std::ldexp(1.0, cuts() + kSpareCuts - 1 - r.round);
+    const double least = low + 1 > high - room ? low + 1 : high - room;
+    const double most = high - 1 < low + room ? high - 1 : low + room;
+    return (cut > least ? cut < most ? cut : most : least) / unit;  // least where it is no number
   }
 
   // The length of a step in the direction d, whose dual norm is given: to first order the score

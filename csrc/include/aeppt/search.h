@@ -34,6 +34,9 @@ constexpr double kLogFloor = 1e-12;
 constexpr int32_t kBudgetSteps = 30;
 constexpr double kOvershoot = 1.02;
 constexpr double kLongestStep = 4;
+constexpr int32_t kFinestCut = 30;
+constexpr int32_t kSpareCuts = 2;
+constexpr double kCutShift = 0.2;
 
 struct Options {
   Features features;
@@ -57,6 +60,10 @@ constexpr int64_t kPanel = 32;
 
 constexpr int64_t padded(int64_t width) { return (width + kPanel - 1) / kPanel * kPanel; }
 
+// Two neighbouring inputs or weights in bf16, the first in the lower half. Panels of pairs have a
+// depth of padded(inputs) / 2.
+using Pair = uint32_t;
+
 // One dense layer of the substitute, packed for both directions. The last layer has one output and
 // is kept as a plain vector in `forward`.
 template <typename T>
@@ -65,6 +72,8 @@ struct Layer {
   const T* forward;   // panels over the outputs, depth = in
   const T* backward;  // panels over the inputs, depth = out
   const T* bias;      // [padded(out)]
+  // The same in pairs, for a CPU that is to make gradient steps in bf16; else null.
+  const Pair *forward_pairs, *backward_pairs;
 };
 
 // The room that the activations of all hidden layers take.

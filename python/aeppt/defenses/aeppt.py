@@ -57,7 +57,7 @@ class AEPPT(OutputDefense):
     tie_gap : float
         The label's probability stays at least this much above every other; at least 1e-6.
     refine_steps : int
-        Bisections that shorten a successful move.
+        A successful move is shortened to within 2^-refine_steps of its length of the border.
     max_l1 : float or None
         The most that one row may change, as the sum of absolute differences.
     constant_time : bool
