@@ -201,8 +201,12 @@ class TileSearch {
         continue;
       }
       T* const h = slot.hidden + hidden_width_ - padded(last.in);
+      const T* const weight = last.forward;
 #pragma omp simd
-      for (int64_t j = 0; j < last.in; ++j) h[j] = h[j] > 0 ? last.forward[j] : T(0);
+      for (int64_t j = 0; j < last.in; ++j) {
+        const T passed = weight[j];  // read in any case, or the loop would branch
+        h[j] = h[j] > 0 ? passed : T(0);
+      }
       from_[i] = h;
     }
     for (int32_t l = s_.layer_count - 2; l >= 0; --l) {

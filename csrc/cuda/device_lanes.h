@@ -64,6 +64,10 @@ struct WarpLanes {
     __syncwarp(mask());
   }
   template <typename F>
+  __device__ void each_padded(Index n, F f) const {
+    each(n, f);
+  }
+  template <typename F>
   __device__ double sum(Index n, F f) const {
     double part = 0;
     AEPPT_UNROLL(1)
@@ -168,6 +172,10 @@ struct BlockLanes {
     AEPPT_UNROLL(1)
     for (Index j = lane(); j < n; j += kThreads) f(j);
     __syncthreads();
+  }
+  template <typename F>
+  __device__ void each_padded(Index n, F f) const {
+    each(n, f);
   }
   template <typename F>
   __device__ double sum(Index n, F f) const {

@@ -23,6 +23,13 @@ AEPPT_DEVICE inline double round_root(double root) {
 template <typename T, typename Lanes>
 AEPPT_DEVICE void retract(Lanes lanes, T* y, Index k, Index label, double tie_gap) {
   const double floor = static_cast<double>(lanes.read(y + label)) - tie_gap;
+  // Most points are there already, but for noise in their sum: those are left alone. Of their
+  // entries the label's alone is above the floor.
+  const double noise = 2 * std::numeric_limits<T>::epsilon();
+  const Sums facts = lanes.sums(
+      k, [=](Index j) { return static_cast<double>(y[j]); },
+      [=](Index j) { return y[j] > floor || y[j] < 0 ? 1.0 : 0.0; });
+  if (facts.second == 1 && std::fabs(facts.first - 1) <= noise) return;
   // The label is set apart: the passes below run over the others.
   lanes.each(1, [=](Index) { y[label] = -std::numeric_limits<T>::infinity(); });
 
@@ -59,10 +66,10 @@ AEPPT_DEVICE void retract(Lanes lanes, T* y, Index k, Index label, double tie_ga
   for (double next; (next = next_tau(tau)) > tau;) tau = next;
   tau = round_root(tau);
   // Where the sum is one to the rounding of T, tau is noise, and would swallow tiny entries.
-  if (std::fabs(tau) * active <= 2 * std::numeric_limits<T>::epsilon()) tau = 0;
+  if (std::fabs(tau) * active <= noise) tau = 0;
 
   // Subtracted before it is rounded: a rounded tau would be wrong by the same amount k times.
-  lanes.each(k, [=](Index j) {
+  lanes.each_padded(k, [=](Index j) {
     const double value = y[j];
     const double rest = (value < cap ? value : cap) - tau;
     y[j] = rest > 0 ? static_cast<T>(rest) : T(0);

@@ -59,7 +59,7 @@ class RowSearch {
     r.row = row;
     if (facts.second > 0 || !(std::fabs(facts.first - 1) <= kSumTolerance)) {
       const T nan = std::numeric_limits<T>::quiet_NaN();
-      copy(start, s_.out + row * k_);
+      copy_out(start, row);
       answer(row, Status::kInvalid, 0, nan, nan, T(0));
       return false;
     }
@@ -162,15 +162,20 @@ class RowSearch {
                           : r.met         ? Status::kSuccess
                           : r.over_budget ? Status::kBudget
                                           : Status::kExhausted;
-    T* const out = s_.out + r.row * k_;
-    if (r.best != out) copy(r.best, out);  // an engine may keep the best point there
+    copy_out(r.best, r.row);
     answer(r.row, status, r.steps, r.score_before, r.score_after,
            static_cast<T>(distance(r.best, r.start)));
   }
 
  private:
   AEPPT_DEVICE void copy(const T* from, T* to) const {
-    lanes_.each(k_, [=](Index j) { to[j] = from[j]; });
+    lanes_.each_padded(k_, [=](Index j) { to[j] = from[j]; });
+  }
+
+  AEPPT_DEVICE void copy_out(const T* from, int64_t row) const {
+    T* const out = s_.out + row * k_;
+    if (from == out) return;  // an engine may keep the best point there
+    lanes_.each(k_, [=](Index j) { out[j] = from[j]; });
   }
 
   AEPPT_DEVICE void answer(int64_t row, Status status, int32_t steps, T before, T after,
@@ -240,47 +245,72 @@ class RowSearch {
   }
 
   AEPPT_DEVICE void move(T* p, T* d, T side, T distance, Index label) const {
-    if (o_.space == Space::kProb) {
-      const double mean = lanes_.sum(k_, [=](Index j) { return -side * d[j]; }) / k_;
-      const T shift = static_cast<T>(mean);
-      lanes_.each(k_, [=](Index j) { d[j] = -side * d[j] - shift; });
-    } else {
-      const T origin = -side * lanes_.read(d + label), lowest = static_cast<T>(kLogFloor);
-      lanes_.each(k_, [=](Index j) {
-        p[j] = p[j] > lowest ? p[j] : lowest;
-        d[j] = -side * d[j] - origin;
-      });
-      const T shift = static_cast<T>(lanes_.sum(k_, [=](Index j) { return p[j] * d[j]; }));
-      lanes_.each(k_, [=](Index j) { d[j] = p[j] * (d[j] - shift); });
-    }
+    // The direction, on the simplex.
+    const bool logit = o_.space == Space::kLogit;
+    const T origin = logit ? -side * lanes_.read(d + label) : T(0);
+    const double mean = logit ? lanes_.sum(k_,
+                                           [=](Index j) {
+                                             constexpr T kLowest = static_cast<T>(kLogFloor);
+                                             p[j] = p[j] > kLowest ? p[j] : kLowest;
+                                             d[j] = -side * d[j] - origin;
+                                             return p[j] * d[j];
+                                           })
+                              : lanes_.sum(k_, [=](Index j) { return d[j] = -side * d[j]; }) / k_;
+    const T shift = static_cast<T>(mean);
+    const auto centered = [=](Index j) { return logit ? p[j] * (d[j] - shift) : d[j] - shift; };
 
+    if (o_.norm == Norm::kLinf) step_linf(p, d, centered, distance);
+    else step_l2(p, d, centered, distance);
+    if (logit) normalize(p);
+  }
+
+  // Each changes p by the step along what `direction` makes of d, and leaves the step in d.
+
+  template <typename F>
+  AEPPT_DEVICE void step_linf(T* p, T* d, F direction, T distance) const {
+    const Sums facts = lanes_.sums(
+        k_, [=](Index j) { return std::fabs(d[j] = direction(j)); },
+        [=](Index j) { return d[j] > 0 ? 1.0 : 0.0; });
     const bool boundary = o_.method == Method::kBoundary;
-    if (o_.norm == Norm::kLinf) {
-      const double sum = boundary ? lanes_.sum(k_, [=](Index j) { return std::fabs(d[j]); }) : 0;
-      const T length = boundary ? step_length(distance, sum) : static_cast<T>(o_.step_size);
-      lanes_.each(k_, [=](Index j) { d[j] = d[j] > 0 ? length : d[j] < 0 ? -length : T(0); });
-    } else {
-      const T norm = static_cast<T>(
-          std::sqrt(lanes_.sum(k_, [=](Index j) { return static_cast<double>(d[j]) * d[j]; })));
-      // An overflowing gradient has no direction.
-      const bool usable = norm > 0 && norm < std::numeric_limits<T>::infinity();
-      const T scale =
-          (boundary ? step_length(distance, norm) : static_cast<T>(o_.step_size)) / norm;
-      lanes_.each(k_, [=](Index j) { d[j] = usable ? d[j] * scale : T(0); });
-    }
-
+    const T length = boundary ? step_length(distance, facts.first) : static_cast<T>(o_.step_size);
+    const auto change = [=](Index j) { return d[j] > 0 ? length : d[j] < 0 ? -length : T(0); };
     if (o_.space == Space::kProb) {
-      lanes_.each(k_, [=](Index j) { p[j] += d[j]; });
+      lanes_.each_padded(k_, [=](Index j) { p[j] += d[j] = change(j); });
+      return;
+    }
+    // Three factors, relative to the greatest change, against overflow.
+    T highest = length;
+    if (facts.second == 0) highest = lanes_.max(k_, change);
+    const T up = exponential(length - highest), flat = exponential(-highest),
+            down = exponential(-length - highest);
+    lanes_.each_padded(k_, [=](Index j) {
+      p[j] *= d[j] > 0 ? up : d[j] < 0 ? down : flat;
+      d[j] = change(j);
+    });
+  }
+
+  template <typename F>
+  AEPPT_DEVICE void step_l2(T* p, T* d, F direction, T distance) const {
+    const T norm = static_cast<T>(std::sqrt(lanes_.sum(k_, [=](Index j) {
+      d[j] = direction(j);
+      return static_cast<double>(d[j]) * d[j];
+    })));
+    // An overflowing gradient has no direction.
+    const bool usable = norm > 0 && norm < std::numeric_limits<T>::infinity();
+    const bool boundary = o_.method == Method::kBoundary;
+    const T scale = (boundary ? step_length(distance, norm) : static_cast<T>(o_.step_size)) / norm;
+    lanes_.each_padded(k_, [=](Index j) { d[j] = usable ? d[j] * scale : T(0); });
+    if (o_.space == Space::kProb) {
+      lanes_.each_padded(k_, [=](Index j) { p[j] += d[j]; });
     } else {
       const T highest = lanes_.max(k_, [=](Index j) { return d[j]; });  // against overflow
-      lanes_.each(k_, [=](Index j) { p[j] *= exponential(d[j] - highest); });
-      normalize(p);
+      lanes_.each_padded(k_, [=](Index j) { p[j] *= exponential(d[j] - highest); });
     }
   }
 
   AEPPT_DEVICE void normalize(T* p) const {
     const T total = static_cast<T>(lanes_.sum(k_, [=](Index j) { return p[j]; }));
-    lanes_.each(k_, [=](Index j) { p[j] /= total; });
+    lanes_.each_padded(k_, [=](Index j) { p[j] /= total; });
   }
 
   // The segment from start to best; in logit space `end` holds the logarithm of their ratio.
@@ -291,7 +321,8 @@ class RowSearch {
       T* const end = r.end;
       const T *const start = r.start, lowest = static_cast<T>(kLogFloor);
       const auto raised = [lowest](T value) { return value > lowest ? value : lowest; };
-      lanes_.each(k_, [=](Index j) { end[j] = std::log(raised(end[j]) / raised(start[j])); });
+      lanes_.each_padded(k_,
+                         [=](Index j) { end[j] = logarithm(raised(end[j]) / raised(start[j])); });
     }
   }
 
@@ -301,10 +332,10 @@ class RowSearch {
     const T *const start = r.start, *const end = r.end;
     T* const point = r.point;
     if (o_.space == Space::kProb) {
-      lanes_.each(k_, [=](Index j) { point[j] = start[j] + t * (end[j] - start[j]); });
+      lanes_.each_padded(k_, [=](Index j) { point[j] = start[j] + t * (end[j] - start[j]); });
     } else {
       const T lowest = static_cast<T>(kLogFloor);
-      lanes_.each(k_, [=](Index j) {
+      lanes_.each_padded(k_, [=](Index j) {
         point[j] = (start[j] > lowest ? start[j] : lowest) * exponential(t * end[j]);
       });
       normalize(point);
