@@ -41,10 +41,14 @@ def read_run(source: Path) -> dict:
             timed.setdefault(cell, {})[info["engine"]] = figures
         if info.get("engine") == "fused":
             facts = {name: info[name] for name in ("threads", "instruction_set")}
-    rate = rates["torch.float32"]
+    rate = max(gflops for product, gflops in rates.items() if product.endswith("float32"))
     cells = []
     for (k, hidden, n), engines in sorted(timed.items()):
-        plain = {name: e["median_ms"] for name, e in engines.items() if name != "fused"}
+        plain = {
+            name: figures["median_ms"]
+            for name, figures in engines.items()
+            if not name.startswith("fused")
+        }
         best = min(plain, key=plain.__getitem__)
         fused = engines["fused"]
         cells.append(
@@ -86,7 +90,8 @@ def show(run: dict, console: Console) -> None:
     """The table."""
     rates = ", ".join(f"{name} {rate:.0f}" for name, rate in run["matrix_rate_gflops"].items())
     table = Table(title=f"50 gradient steps, {run['machine']}; matrix rates in GFLOP/s: {rates}")
-    for column in ("k", "hidden", "n", "fused ms", "GFLOP/s", "of rate", "best plain ms", "ratio"):
+    columns = ("k", "hidden", "n", "fused ms", "GFLOP/s", "of rate", "in bf16 ms")
+    for column in (*columns, "best plain ms", "ratio"):
         table.add_column(column, justify="right")
     for cell in run["cells"]:
         fused, plain = cell["engines"]["fused"], cell["engines"][cell["best_plain"]]
@@ -97,6 +102,7 @@ def show(run: dict, console: Console) -> None:
             f"{fused['median_ms']:.3f} ± {fused['iqr_ms']:.3f}",
             f"{fused['gflops']:.0f}",
             f"{cell['of_matrix_rate']:.0%}",
+            f"{cell['engines']['fused-bf16']['median_ms']:.3f}",
             f"{plain['median_ms']:.2f} {cell['best_plain']}",
             f"{cell['ratio']:.1f}",
         )
@@ -104,7 +110,7 @@ def show(run: dict, console: Console) -> None:
     console.print(f"geometric mean of the ratios {run['geometric_mean_ratio']:.1f}")
     for entry in run["early"]["all"]:
         console.print(
-            f"{entry['engine']:9} {entry['method']:9} {entry['median_ms']:8.1f} ms, success "
+            f"{entry['engine']:10} {entry['method']:9} {entry['median_ms']:8.1f} ms, success "
             f"{entry['success']:.4f}, mean L1 {entry['mean_l1']:.5f}, steps {entry['steps']:.2f}"
         )
     console.print(f"boundary fused against step in plain PyTorch: {run['early']['ratio']:.1f}")
@@ -158,7 +164,7 @@ def main() -> int:
     parser.add_argument("--baseline", type=Path)
     parser.add_argument("--save", type=Path)
     arguments = parser.parse_args()
-    console = Console(width=110)
+    console = Console(width=120)
     run = read_run(arguments.run)
     show(run, console)
     found = []

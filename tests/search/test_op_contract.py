@@ -159,7 +159,15 @@ def test_build_facts(compiled_module: ModuleType) -> None:
     assert re.match(r"(gcc|clang) \d+", compiled_module.compiler)
     sets = compiled_module.instruction_sets()
     assert sets["baseline"] is True
-    assert set(sets) <= {"baseline", "avx2", "avx512", "emulated"}
+    assert set(sets) <= {
+        "baseline",
+        "avx2",
+        "avx512",
+        "avx512_bf16",
+        "amx",
+        "amx_emulated",
+        "emulated",
+    }
     assert sets[compiled_module.instruction_set()] is True
     architecture = r"\d+\.\d+[af]?(\+PTX)?"
     pattern = rf"({architecture}(;{architecture})*)?"
