@@ -118,7 +118,7 @@ def test_a_one_sided_shadow_is_refused(side: bool, known: Predictions) -> None:
 
 def test_the_default_attacks_have_distinct_names() -> None:
     names = [attack.name for attack in default_attacks(3)]
-    assert len(set(names)) == len(names) == 5
+    assert len(set(names)) == len(names) == 6
     (network,) = (a for a in default_attacks(3) if isinstance(a, NeuralNetworkAttack))
     assert network.random_state == 3
 

@@ -17,13 +17,18 @@ from sklearn.exceptions import NotFittedError
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from aeppt import AEPPT, Predictions, Status, audit
+from aeppt import AEPPT, Predictions, ShadowPredictions, Status, audit
 from aeppt.attacks import (
     Attack,
+    BoostedTreesAttack,
     ConfidenceAttack,
     CorrectnessAttack,
+    DifficultyCalibration,
     NeuralNetworkAttack,
+    QueriedModel,
     default_attacks,
+    per_example_attacks,
+    query_attacks,
 )
 from aeppt.defenses import OutputDefense, ProtectionInfo
 from aeppt.evaluation import AttackOutcome, AuditReport
@@ -346,3 +351,139 @@ def test_wrong_inputs_are_refused(
         audit(target, shadow, AEPPT())
     with pytest.raises(NotFittedError):
         audit(target, shadow, fitted, shadow_defense=AEPPT())
+
+
+class Rounding(Tempering):
+    """A weak defense: rows in tenths, the label a little ahead, which hides little."""
+
+    def _protect(self, probs: Tensor) -> tuple[Tensor, ProtectionInfo]:
+        tenths = (10 * probs).round() / 10 + 0.01 * probs.argmax(1, keepdim=True).eq(
+            torch.arange(probs.shape[1])
+        )
+        _, info = super()._protect(probs)
+        return tenths / tenths.sum(dim=1, keepdim=True), info
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(
+    "defense",
+    [Rounding(), AEPPT(hidden=(32,), direction="member", border=None)],
+    ids=["rounding", "the paper's AEPPT"],
+)
+def test_the_adaptive_attacker_is_at_least_as_strong_on_a_weak_defense(
+    make_predictions: Make, defense: OutputDefense, seed: int
+) -> None:
+    """Boosted trees that are retrained on protected outputs: the harness can say "broken"."""
+    target, shadow, known = (make_predictions(600, 600, seed=seed + i) for i in (10, 20, 30))
+    fitted = clone(defense).fit(known.probs, known.is_member)
+    report = audit(target, shadow, fitted, attacks=[BoostedTreesAttack()])
+    static, adaptive = (
+        outcome_of(report, "boosted trees", setting).metrics for setting in ("static", "adaptive")
+    )
+    # Ranking records alike is as strong; the threshold is what the static attacker gets wrong.
+    assert adaptive["auc"].value >= static["auc"].value - 0.005
+    assert adaptive["balanced_accuracy"].value >= static["balanced_accuracy"].value
+    assert adaptive["balanced_accuracy"].low > report.floor.high
+
+
+# --- attackers with more in hand ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shadows(target: Predictions, make_predictions: Make) -> ShadowPredictions:
+    """Eight shadow models of the target's records, each surer of its own half of them."""
+    rng = np.random.default_rng(5)
+    n, k = target.probs.shape
+    halves = np.stack([rng.permutation(n) < n // 2 for _ in range(4)])
+    trained_on = np.concatenate([halves, ~halves])
+    concentration = np.ones((8, n, k))
+    rows = np.arange(n)
+    concentration[:, rows, target.labels] = 2 + 8 * trained_on
+    probs = rng.standard_gamma(concentration)
+    return ShadowPredictions(probs / probs.sum(2, keepdims=True), target.labels, trained_on)
+
+
+def test_many_shadow_models_add_the_per_example_attacks(
+    target: Predictions, shadow: Predictions, shadows: ShadowPredictions, fitted: AEPPT
+) -> None:
+    report = audit(target, shadow, fitted, attacks=[CorrectnessAttack()], shadows=shadows)
+    names = {outcome.attack for outcome in report.outcomes}
+    assert names == {CorrectnessAttack.name, *(a.name for a in per_example_attacks())}
+    for name in names:
+        assert [o.setting for o in report.outcomes if o.attack == name] == list(SETTINGS)
+    undefended = outcome_of(report, "LiRA online", "undefended").metrics["auc"].value
+    assert undefended > 0.75
+    assert outcome_of(report, "LiRA online", "adaptive").metrics["auc"].value < undefended
+    assert "8" in report.facts["shadow models for per-example attacks"]
+
+
+def test_per_example_attackers_see_each_shadow_model_behind_a_copy_of_its_own(
+    target: Predictions, shadow: Predictions, shadows: ShadowPredictions
+) -> None:
+    """Where the defense flattens rows, the adaptive attacker's shadows are flattened as well."""
+    seen: list[ShadowPredictions] = []
+
+    class Watching(DifficultyCalibration):
+        rehearsals = 1
+
+        def run(self, shadows: ShadowPredictions, target: Predictions) -> NDArray[np.float64]:
+            seen.append(shadows)
+            return super().run(shadows, target)
+
+    fitted = Tempering(0.5).fit(target.probs, target.is_member)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("aeppt.evaluation.harness.per_example_attacks", lambda seed: [Watching()])
+        audit(target, shadow, fitted, attacks=[CorrectnessAttack()], shadows=shadows)
+    undefended, static, adaptive = seen[1::2]  # after each rehearsal
+    assert np.array_equal(undefended.probs, shadows.probs)
+    assert np.array_equal(static.probs, shadows.probs)
+    flat = shadows.probs**0.5
+    np.testing.assert_allclose(adaptive.probs, flat / flat.sum(2, keepdims=True), rtol=1e-6)
+
+
+def linear_model(seed: int) -> tuple[QueriedModel, Predictions]:
+    """Records [120, 6] and a model whose answers depend on the record alone."""
+    rng = np.random.default_rng(seed)
+    features = rng.standard_normal((120, 6))
+    weights = np.random.default_rng(0).standard_normal((6, 4))
+
+    def predict(rows: NDArray[np.floating]) -> NDArray[np.floating]:
+        raised = np.exp(rows @ weights)
+        return raised / raised.sum(1, keepdims=True)
+
+    is_member = np.arange(120) % 2 == 0
+    labels = predict(features).argmax(1)
+    return QueriedModel(predict, features, labels, is_member), Predictions(
+        predict(features), labels, is_member
+    )
+
+
+def test_models_to_query_add_the_attacks_that_ask_them() -> None:
+    (target_model, target), (shadow_model, shadow) = linear_model(1), linear_model(2)
+    defense = Tempering(0.5).fit(target.probs, target.is_member)
+    report = audit(
+        target,
+        shadow,
+        defense,
+        attacks=[CorrectnessAttack()],
+        queried=(target_model, shadow_model),
+    )
+    names = {outcome.attack for outcome in report.outcomes}
+    assert names == {CorrectnessAttack.name, *(a.name for a in query_attacks())}
+    # Labels are kept, also of queries that the attacker makes up: label-only attacks see no change.
+    for name in names:
+        if "label only" in name:
+            scores = [outcome_of(report, name, setting).scores for setting in SETTINGS]
+            assert np.array_equal(scores[0], scores[1])
+            assert np.array_equal(scores[0], scores[2])
+    # The repeated answers of a defended model are its own, not those of the bare model.
+    repeated = [outcome_of(report, "repeated queries", s).scores for s in SETTINGS[:2]]
+    assert not np.array_equal(*repeated)
+
+
+def test_a_queried_model_of_other_records_is_refused(
+    target: Predictions, shadow: Predictions, fitted: AEPPT
+) -> None:
+    models = linear_model(1)[0], linear_model(2)[0]
+    with pytest.raises(ValueError, match="other labels than the target's"):
+        audit(target, shadow, fitted, queried=models)

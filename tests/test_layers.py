@@ -21,10 +21,11 @@ ALLOWED = {
     "version": set(),
     "files": set(),
     "predictions": {"aeppt_ext"},
+    "shadow_predictions": {"predictions"},
     "defenses": {"aeppt_ext", "files", "predictions"},
-    "attacks": {"aeppt_ext", "predictions"},
-    "data": {"aeppt_ext", "files", "predictions"},
-    "models": {"aeppt_ext", "data", "defenses", "files", "predictions"},
+    "attacks": {"aeppt_ext", "predictions", "shadow_predictions"},
+    "data": {"aeppt_ext", "files", "predictions", "shadow_predictions"},
+    "models": {"aeppt_ext", "data", "defenses", "files", "predictions", "shadow_predictions"},
     "evaluation": {
         "aeppt_ext",
         "attacks",
@@ -33,6 +34,7 @@ ALLOWED = {
         "files",
         "models",
         "predictions",
+        "shadow_predictions",
         "version",
     },
 }

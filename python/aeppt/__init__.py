@@ -9,6 +9,7 @@ from aeppt.defenses import AEPPT, load_defense
 from aeppt.evaluation import audit
 from aeppt.models import ProtectedClassifier, ProtectedFunction, ProtectedModel
 from aeppt.predictions import Predictions
+from aeppt.shadow_predictions import ShadowPredictions
 from aeppt.version import __version__
 from aeppt_ext import Status
 
@@ -18,6 +19,7 @@ __all__ = [
     "ProtectedClassifier",
     "ProtectedFunction",
     "ProtectedModel",
+    "ShadowPredictions",
     "Status",
     "__version__",
     "audit",

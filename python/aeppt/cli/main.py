@@ -36,6 +36,13 @@ class DataSet(str, enum.Enum):
     location = "location"
 
 
+class Attacks(str, enum.Enum):
+    """How many attacks run."""
+
+    default = "default"
+    all = "all"
+
+
 class Direction(str, enum.Enum):
     """Which rows are moved."""
 
@@ -57,6 +64,9 @@ class Space(str, enum.Enum):
     prob = "prob"
 
 
+AttacksOption = Annotated[
+    Attacks, typer.Option(help="The usual few, or every kind that the data allow.")
+]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same result.")]
 OutputHtml = Annotated[Path, typer.Option(help="Where the report page goes.")]
 OutputJson = Annotated[Path, typer.Option(help="Where the report's figures go.")]
@@ -76,6 +86,10 @@ def demo(
     path: Annotated[
         str | None, typer.Option(help="The data set's file or URL; needed for --data location.")
     ] = None,
+    attacks: AttacksOption = Attacks.default,
+    shadow_models: Annotated[
+        int, typer.Option(help="More shadow models, 4 or more, for per-example attacks.", min=0)
+    ] = 0,
     seed: Seed = 0,
     html: OutputHtml = Path("report.html"),
     json: OutputJson = Path("report.json"),
@@ -92,7 +106,9 @@ def demo(
     else:
         records = load_digits()
     with ProgressDisplay(console) as progress:
-        report, _ = demonstrate(data.value, records, seed, progress.update)
+        report, _ = demonstrate(
+            data.value, records, seed, progress.update, attacks.value, shadow_models
+        )
     _finish(report, html, json)
 
 
@@ -179,6 +195,11 @@ def audit(
     shadow_defense: Annotated[
         Path | None, typer.Option(help="The attacker's copy; fitted on --shadow if not given.")
     ] = None,
+    shadows: Annotated[
+        Path | None,
+        typer.Option(help="Many shadow models on the target's records, for per-example attacks."),
+    ] = None,
+    attacks: AttacksOption = Attacks.default,
     seed: Seed = 0,
     html: OutputHtml = Path("report.html"),
     json: OutputJson = Path("report.json"),
@@ -186,7 +207,7 @@ def audit(
     """Attack predictions without and with a defense, and report what still leaks."""
     from aeppt import audit as run_audit
     from aeppt import load_defense
-    from aeppt.data.tables import read_predictions
+    from aeppt.data.tables import read_predictions, read_shadow_predictions
 
     check_folders(html, json)
     with ProgressDisplay(console) as progress:
@@ -195,6 +216,8 @@ def audit(
             read_predictions(shadow),
             load_defense(defense),
             None if shadow_defense is None else load_defense(shadow_defense),
+            attacks=attacks.value,
+            shadows=None if shadows is None else read_shadow_predictions(shadows),
             random_state=seed,
             on_progress=progress.update,
         )

@@ -2,6 +2,6 @@
 
 from aeppt.data.digits import load_digits
 from aeppt.data.location import load_location
-from aeppt.data.records import Records, Split, split_records
+from aeppt.data.records import Records, Split, join_records, split_records
 
-__all__ = ["Records", "Split", "load_digits", "load_location", "split_records"]
+__all__ = ["Records", "Split", "join_records", "load_digits", "load_location", "split_records"]

@@ -24,6 +24,15 @@ class Records:
         return Records(self.features[rows], self.labels[rows], self.n_classes)
 
 
+def join_records(*parts: Records) -> Records:
+    """The records of all parts, in order."""
+    return Records(
+        np.concatenate([part.features for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+        max(part.n_classes for part in parts),
+    )
+
+
 @dataclass(frozen=True)
 class Split:
     """Who has which records; no record has two roles.

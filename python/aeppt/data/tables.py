@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from aeppt.files import temporary_beside, write_atomically
 from aeppt.predictions import Predictions
+from aeppt.shadow_predictions import ShadowPredictions
 from aeppt_ext import reference
 
 #: Rows are read, protected and written in chunks of about this many probabilities.
@@ -46,11 +47,7 @@ def read_predictions(path: str | Path) -> Predictions:
     """
     path = _existing(path)
     if path.suffix == ".npz":
-        columns = _read_npz(path)
-        missing = [name for name in ("probs", "labels", "is_member") if name not in columns]
-        if missing:
-            raise ValueError(f"{path} lacks the array {missing[0]!r}; it has {sorted(columns)}")
-        parts = columns["probs"], columns["labels"], columns["is_member"]
+        parts = _arrays(path, "probs", "labels", "is_member")
     else:
         batches = list(_batches(path))
         if not batches:
@@ -63,6 +60,27 @@ def read_predictions(path: str | Path) -> Predictions:
             parts = _probabilities(table), *(table[c].to_numpy() for c in ("label", "is_member"))
     try:
         return Predictions(*parts)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{path}: {error}") from error
+
+
+def read_shadow_predictions(path: str | Path) -> ShadowPredictions:
+    """Read an ``.npz`` file of many shadow models' predictions.
+
+    It holds the arrays ``probs`` [m, n, k], ``labels`` [n] and ``trained_on`` [m, n].
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        It is no ``.npz`` file, is damaged, lacks an array, or a row is not valid.
+    """
+    path = _existing(path)
+    if path.suffix != ".npz":
+        raise ValueError(f"{path} must be an .npz file of probs, labels and trained_on")
+    try:
+        return ShadowPredictions(*_arrays(path, "probs", "labels", "trained_on"))
     except (TypeError, ValueError) as error:
         raise type(error)(f"{path}: {error}") from error
 
@@ -237,6 +255,14 @@ class _reading(AbstractContextManager):  # noqa: N801, used like a function
         known = (pa.ArrowException, ValueError, OSError, EOFError, BadZipFile, zlib.error)
         if isinstance(error, known) and not str(error).startswith(str(self.path)):
             raise ValueError(f"{self.path}: cannot read it: {error}") from error
+
+
+def _arrays(path: Path, *names: str) -> tuple[NDArray, ...]:
+    columns = _read_npz(path)
+    missing = [name for name in names if name not in columns]
+    if missing:
+        raise ValueError(f"{path} lacks the array {missing[0]!r}; it has {sorted(columns)}")
+    return tuple(columns[name] for name in names)
 
 
 def _existing(path: str | Path) -> Path:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 import numpy as np
 from torch import nn
 
-from aeppt.data import Records, split_records
+from aeppt.attacks import QueriedModel
+from aeppt.data import Records, join_records, split_records
 from aeppt.defenses import AEPPT
 from aeppt.evaluation.harness import Progress, audit
 from aeppt.evaluation.results import AuditReport
-from aeppt.models import predict_probs, train_classifier
+from aeppt.models import predict_probs, train_classifier, train_shadows
 from aeppt.predictions import Predictions
 
 
@@ -37,7 +40,12 @@ SETUPS = {
 
 
 def demonstrate(
-    name: str, records: Records, random_state: int = 0, on_progress: Progress | None = None
+    name: str,
+    records: Records,
+    random_state: int = 0,
+    on_progress: Progress | None = None,
+    attacks: Literal["default", "all"] = "default",
+    shadow_models: int = 0,
 ) -> tuple[AuditReport, AEPPT]:
     """Train a target and a shadow model on ``records``, defend the target, and audit it.
 
@@ -47,7 +55,12 @@ def demonstrate(
         Which of :data:`SETUPS` to use.
     records : Records
     random_state : int
-        Seed of the split, of both models, of the defense and of the attacks.
+        Seed of the split, of all models, of the defense and of the attacks.
+    attacks : {"default", "all"}
+        Which attacks on predictions; with ``"all"`` those that query the models run too.
+    shadow_models : int
+        How many more shadow models to train on the audited records, for per-example attacks: an
+        even number of at least 4, or 0 for none of these attacks.
 
     Returns
     -------
@@ -71,10 +84,31 @@ def demonstrate(
     known = predictions_on(target, split.members, split.known_non_members)
     tell("fitting the defense", 0, 1)
     defense = AEPPT(random_state=random_state).fit(known.probs, known.is_member)
+    audited, asked = split.members, split.fresh_non_members
+    shadows = None
+    if shadow_models > 0:
+        pool = join_records(audited, asked)
+        shadows = train_shadows(
+            pool,
+            shadow_models,
+            setup.hidden,
+            setup.epochs,
+            shadow_seed + 1,
+            on_progress=on_progress,
+        )
+    queried = None
+    if attacks == "all":
+        queried = (
+            queried_model(target, audited, asked),
+            queried_model(shadow, split.shadow_members, split.shadow_non_members),
+        )
     report = audit(
-        target=predictions_on(target, split.members, split.fresh_non_members),
+        target=predictions_on(target, audited, asked),
         shadow=predictions_on(shadow, split.shadow_members, split.shadow_non_members),
         defense=defense,
+        attacks=attacks,
+        shadows=shadows,
+        queried=queried,
         random_state=random_state,
         title=f"AEPPT on {name}",
         on_progress=on_progress,
@@ -84,8 +118,20 @@ def demonstrate(
 
 def predictions_on(model: nn.Module, members: Records, others: Records) -> Predictions:
     """The model's predictions on records of its training set and on others."""
+    records = join_records(members, others)
     return Predictions(
         np.concatenate([predict_probs(model, part.features) for part in (members, others)]),
-        np.concatenate([members.labels, others.labels]),
+        records.labels,
+        np.repeat([True, False], [len(members), len(others)]),
+    )
+
+
+def queried_model(model: nn.Module, members: Records, others: Records) -> QueriedModel:
+    """The model, to be asked about records of its training set and about others."""
+    records = join_records(members, others)
+    return QueriedModel(
+        partial(predict_probs, model),
+        records.features,
+        records.labels,
         np.repeat([True, False], [len(members), len(others)]),
     )

@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Sequence
-from typing import Literal
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from sklearn.base import clone
 
-from aeppt.attacks import Attack, CorrectnessAttack, default_attacks
+from aeppt.attacks import (
+    Attack,
+    CorrectnessAttack,
+    PerExampleAttack,
+    QueriedModel,
+    QueryAttack,
+    all_attacks,
+    default_attacks,
+    per_example_attacks,
+    query_attacks,
+)
 from aeppt.defenses import OutputDefense, ProtectionInfo
 from aeppt.evaluation.metrics import attack_metrics, calibration_error, share
-from aeppt.evaluation.results import AttackOutcome, AuditReport, Setting, Utility
+from aeppt.evaluation.results import SETTINGS, AttackOutcome, AuditReport, Setting, Utility
 from aeppt.predictions import Predictions
+from aeppt.shadow_predictions import ShadowPredictions
 from aeppt.version import __version__
 from aeppt_ext import ops
 
@@ -21,21 +36,31 @@ from aeppt_ext import ops
 Progress = Callable[[str, int, int], None]
 
 
+class Job(NamedTuple):
+    """One run of an attack: in which settings it scores the target's records, and how."""
+
+    attack: str
+    settings: tuple[Setting, ...]
+    run: Callable[[], list[NDArray[np.float64]]]
+
+
 def audit(
     target: Predictions,
     shadow: Predictions,
     defense: OutputDefense,
     shadow_defense: OutputDefense | None = None,
-    attacks: Sequence[Attack] | Literal["default"] = "default",
+    attacks: Sequence[Attack] | Literal["default", "all"] = "default",
     random_state: int = 0,
     title: str = "Membership inference audit",
     on_progress: Progress | None = None,
+    shadows: ShadowPredictions | None = None,
+    queried: tuple[QueriedModel, QueriedModel] | None = None,
 ) -> AuditReport:
     """Attack ``target`` undefended, and behind ``defense`` by a static and an adaptive attacker.
 
     The static attacker trains on undefended shadow predictions. The adaptive one knows the defense,
-    fits an own copy of it on the shadow predictions and trains on what that copy returns. Judge a
-    defense by the adaptive attacker, beside the label-only floor.
+    fits an own copy of it on the predictions of each shadow model, and trains on what the copies
+    return. Judge a defense by the adaptive attacker, beside the label-only floor.
 
     Parameters
     ----------
@@ -49,13 +74,20 @@ def audit(
     shadow_defense : OutputDefense or None
         The attacker's fitted copy; None fits a clone of ``defense``, with another seed, on
         ``shadow``.
-    attacks : sequence of Attack, or "default"
+    attacks : sequence of Attack, "default" or "all"
+        Attacks on single predictions; ``"all"`` are those of :func:`aeppt.attacks.all_attacks`.
     random_state : int
-        Seed of the attacks and of the attacker's copy of the defense.
+        Seed of the attacks and of the attacker's copies of the defense.
     title : str
         What the report is headed.
     on_progress : callable or None
         Called as ``on_progress(what_comes, done, total)``.
+    shadows : ShadowPredictions or None
+        Undefended predictions of many shadow models on the target's records, in the same order.
+        With them, per-example attacks run too.
+    queried : tuple of two QueriedModel or None
+        The target, undefended, with the target's records, and the shadow model with its own. With
+        them, attacks that send queries run too.
 
     Returns
     -------
@@ -64,36 +96,48 @@ def audit(
     Raises
     ------
     ValueError
-        The target has only members or only non-members, or the shadow's classes differ.
+        The target has only members or only non-members, the shadow's classes differ, or
+        ``shadows`` or ``queried`` are about other records.
     """
-    chosen = default_attacks(random_state) if attacks == "default" else list(attacks)
-    total = 2 * len(chosen) + 2
-    report_progress = on_progress or (lambda what, done, total: None)
+    if queried is not None and not np.array_equal(queried[0].labels, target.labels):
+        raise ValueError("the queried target's records have other labels than the target's")
+    if attacks == "default":
+        attacks = default_attacks(random_state)
+    elif attacks == "all":
+        attacks = all_attacks(random_state)
+    asking = [] if queried is None else query_attacks(random_state)
+    comparing = [] if shadows is None else per_example_attacks(random_state)
+    preparations = 2 if shadows is None else 3
+    total = preparations + 2 * len(attacks) + 2 * len(asking) + 3 * len(comparing)
+    tell = on_progress or (lambda what, done, total: None)
 
-    report_progress("protecting the target's predictions", 0, total)
+    tell("protecting the target's predictions", 0, total)
     probs, info = defense.protect(target.probs, return_info=True)
     protected = target.with_probs(probs)
-    report_progress("fitting the attacker's copy of the defense", 1, total)
+    tell("fitting the attacker's copy of the defense", 1, total)
     if shadow_defense is None:
-        shadow_defense = clone(defense)
-        if "random_state" in shadow_defense.get_params():
-            shadow_defense.set_params(random_state=random_state + 1)
-        shadow_defense.fit(shadow.probs, shadow.is_member)
+        shadow_defense = _attackers_copy(defense, shadow, random_state + 1)
     protected_shadow = shadow.with_probs(shadow_defense.protect(shadow.probs))
+    jobs = _jobs(attacks, (shadow, protected_shadow), (target, protected))
+    if queried is not None:
+        victim, lesson = queried
+        jobs += _jobs(
+            asking,
+            (lesson, _behind(shadow_defense, lesson)),
+            (victim, _behind(defense, victim)),
+        )
+    if shadows is not None:
+        tell("fitting a copy of the defense for each shadow model", 2, total)
+        protected_shadows = _protected_shadows(shadows, defense, random_state + 2)
+        jobs += _jobs_per_example(comparing, (shadows, protected_shadows), (target, protected))
 
     outcomes: list[AttackOutcome] = []
-    for number, attack in enumerate(chosen):
-        runs: list[tuple[Predictions, dict[Setting, Predictions]]] = [
-            (shadow, {"undefended": target, "static": protected}),
-            (protected_shadow, {"adaptive": protected}),
-        ]
-        for half, (lesson, victims) in enumerate(runs):
-            who = " and ".join(victims)
-            report_progress(f"attack: {attack.name}, {who}", 2 + 2 * number + half, total)
-            for setting, scores in zip(victims, attack(lesson, *victims.values()), strict=True):
-                metrics = attack_metrics(scores, target.is_member)
-                outcomes.append(AttackOutcome(attack.name, setting, scores, metrics))
-    report_progress("done", total, total)
+    for done, job in enumerate(jobs, preparations):
+        tell(f"attack: {job.attack}, {' and '.join(job.settings)}", done, total)
+        for setting, scores in zip(job.settings, job.run(), strict=True):
+            metrics = attack_metrics(scores, target.is_member)
+            outcomes.append(AttackOutcome(job.attack, setting, scores, metrics))
+    tell("done", total, total)
 
     (label_only,) = CorrectnessAttack()(shadow, target)
     return AuditReport(
@@ -104,8 +148,74 @@ def audit(
         outcomes=tuple(outcomes),
         floor=attack_metrics(label_only, target.is_member)["balanced_accuracy"],
         utility=_utility(target, protected, info),
-        facts=_facts(target, shadow, defense, random_state),
+        facts=_facts(target, shadow, shadows, defense, random_state),
     )
+
+
+def _attackers_copy(defense: OutputDefense, known: Predictions, seed: int) -> OutputDefense:
+    """The defense as an attacker fits it, on predictions whose membership is his to know."""
+    copy: OutputDefense = clone(defense)
+    if "random_state" in copy.get_params():
+        copy.set_params(random_state=seed)
+    copy.fit(known.probs, known.is_member)
+    return copy
+
+
+def _protected_shadows(
+    shadows: ShadowPredictions, defense: OutputDefense, seed: int
+) -> ShadowPredictions:
+    """What each shadow model says behind a copy of the defense that was fitted for it."""
+    probs = np.empty_like(shadows.probs)
+    for model in range(len(shadows)):
+        known = shadows.of_model(model)
+        probs[model] = _attackers_copy(defense, known, seed + model).protect(known.probs)
+    return ShadowPredictions(probs, shadows.labels, shadows.trained_on)
+
+
+def _behind(defense: OutputDefense, model: QueriedModel) -> QueriedModel:
+    """The model as its clients see it."""
+    return replace(model, predict=lambda features: defense.protect(model.predict(features)))
+
+
+# Attackers come as (static, adaptive), victims as (undefended, protected).
+
+
+def _jobs(
+    attacks: Sequence[Attack] | Sequence[QueryAttack],
+    attackers: tuple[Any, Any],
+    victims: tuple[Any, Any],
+) -> list[Job]:
+    return [
+        job
+        for attack in attacks
+        for job in (
+            Job(attack.name, ("undefended", "static"), partial(attack, attackers[0], *victims)),
+            Job(attack.name, ("adaptive",), partial(attack, attackers[1], victims[1])),
+        )
+    ]
+
+
+def _jobs_per_example(
+    attacks: Sequence[PerExampleAttack],
+    attackers: tuple[ShadowPredictions, ShadowPredictions],
+    victims: tuple[Predictions, Predictions],
+) -> list[Job]:
+    (static, adaptive), (undefended, protected) = attackers, victims
+    return [
+        Job(attack.name, (setting,), partial(_alone, attack, lesson, victim))
+        for attack in attacks
+        for setting, lesson, victim in (
+            (SETTINGS[0], static, undefended),
+            (SETTINGS[1], static, protected),
+            (SETTINGS[2], adaptive, protected),
+        )
+    ]
+
+
+def _alone(
+    attack: PerExampleAttack, shadows: ShadowPredictions, victim: Predictions
+) -> list[NDArray[np.float64]]:
+    return [attack(shadows, victim)]
 
 
 def _utility(target: Predictions, protected: Predictions, info: ProtectionInfo) -> Utility:
@@ -122,13 +232,18 @@ def _utility(target: Predictions, protected: Predictions, info: ProtectionInfo) 
 
 
 def _facts(
-    target: Predictions, shadow: Predictions, defense: OutputDefense, random_state: int
+    target: Predictions,
+    shadow: Predictions,
+    shadows: ShadowPredictions | None,
+    defense: OutputDefense,
+    random_state: int,
 ) -> dict[str, str]:
     others = int((~target.is_member).sum())
     facts = {
         "target records": f"{int(target.is_member.sum())} members, {others} non-members",
         "shadow records": f"{int(shadow.is_member.sum())} members, "
         f"{int((~shadow.is_member).sum())} non-members",
+        "shadow models for per-example attacks": "none" if shadows is None else str(len(shadows)),
         "classes": str(target.n_classes),
         "defense parameters": ", ".join(f"{k}={v!r}" for k, v in defense.get_params().items()),
         "random state": str(random_state),

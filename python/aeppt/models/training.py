@@ -13,6 +13,7 @@ from torch import nn
 from aeppt.data.records import Records
 
 BATCH = 64
+LEARNING_RATE = 1e-3
 
 
 def train_classifier(
@@ -35,16 +36,11 @@ def train_classifier(
         Called with the number of epochs done, for progress.
     """
     inputs, targets = torch.from_numpy(records.features), torch.from_numpy(records.labels)
-    widths = (inputs.shape[1], *hidden)
     generator = torch.Generator().manual_seed(random_state)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(random_state)
-        layers: list[nn.Module] = []
-        for n_in, n_out in pairwise(widths):
-            layers += [nn.Linear(n_in, n_out), nn.ReLU()]
-        layers.append(nn.Linear(widths[-1], records.n_classes))
-    model = nn.Sequential(*layers)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+        model = relu_network((inputs.shape[1], *hidden, records.n_classes))
+    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
     loss = nn.CrossEntropyLoss()
     for epoch in range(epochs):
         for batch in torch.randperm(len(inputs), generator=generator).split(BATCH):
@@ -54,6 +50,14 @@ def train_classifier(
         if on_epoch is not None:
             on_epoch(epoch + 1)
     return model.eval()
+
+
+def relu_network(widths: tuple[int, ...]) -> nn.Sequential:
+    """Linear layers from each of ``widths`` to the next, a ReLU between every two."""
+    layers: list[nn.Module] = []
+    for n_in, n_out in pairwise(widths):
+        layers += [nn.Linear(n_in, n_out), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
 
 
 def predict_probs(model: nn.Module, features: NDArray[np.float32]) -> NDArray[np.float32]:
