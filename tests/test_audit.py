@@ -380,9 +380,8 @@ def test_the_adaptive_attacker_is_at_least_as_strong_on_a_weak_defense(
     static, adaptive = (
         outcome_of(report, "boosted trees", setting).metrics for setting in ("static", "adaptive")
     )
-    # Ranking records alike is as strong; the threshold is what the static attacker gets wrong.
-    assert adaptive["auc"].value >= static["auc"].value - 0.005
-    assert adaptive["balanced_accuracy"].value >= static["balanced_accuracy"].value
+    for metric in ("auc", "balanced_accuracy"):
+        assert adaptive[metric].high >= static[metric].value
     assert adaptive["balanced_accuracy"].low > report.floor.high
 
 
