@@ -7,7 +7,8 @@
 #                benchmarks/readme_times.py
 #   make lint    ruff, mypy, clang-format
 #   make dist    build an sdist, install from it elsewhere, and try it there
-#   make check-native the CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer
+#   make check-native the CPU kernels fuzzed, under sanitizers, and on an emulated ARM processor
+#   make check-op     the op under AddressSanitizer and UndefinedBehaviorSanitizer
 #   make gpu-check    on a machine with a GPU: all tests, compute-sanitizer, and the benchmark there
 #   make resources    what the compiled CUDA kernels take: no spills, registers, shared memory
 #
@@ -19,7 +20,7 @@ SOURCES := $(shell find csrc aeppt_ext python -type f ! -name '*.so' ! -path '*_
 NATIVE := $(shell find csrc -type f)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test bench lint format dist resources check-native gpu-check setup
+.PHONY: demo test bench lint format dist resources check-native check-op gpu-check setup
 
 demo: setup
 	$(BIN)/aeppt demo
@@ -58,13 +59,46 @@ dist: .venv/requirements
 resources: setup
 	$(BIN)/python tests/check_kernel_resources.py build/install.log
 
-# Every instruction set under AddressSanitizer and UndefinedBehaviorSanitizer, in a build of its own.
-SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined
-check-native: .venv/requirements
+# The CPU kernels without torch, on any bytes as input (tests/native): threads under ThreadSanitizer,
+# NEON on an emulated processor, and a minute of libFuzzer under Address- and
+# UndefinedBehaviorSanitizer. What it needs of Debian is in .ci/run.
+NATIVE_FLAGS := -std=c++20 -O2 -g1 -pthread -fopenmp-simd -ffp-contract=off -Wall -Icsrc/include
+VARIANTS := $(basename $(notdir $(wildcard csrc/cpu/*.cpp)))
+FUZZ_SECONDS ?= 60
+SANITIZE := -fno-sanitize-recover=undefined -fsanitize=address,undefined
+
+check-native: build/native/threads build/native/neon build/native/fuzz
+	build/native/threads 2000
+	qemu-aarch64 build/native/neon 2000
+	build/native/fuzz -max_total_time=$(FUZZ_SECONDS) -max_len=64 -print_final_stats=1
+
+build/native/threads: $(NATIVE) $(wildcard tests/native/*)
+	mkdir -p $(@D)
+	g++ $(NATIVE_FLAGS) -fsanitize=thread tests/native/*.cpp csrc/cpu/*.cpp -o $@
+
+build/native/neon: $(NATIVE) $(wildcard tests/native/*)
+	mkdir -p $(@D)
+	aarch64-linux-gnu-g++ $(NATIVE_FLAGS) -static tests/native/*.cpp csrc/cpu/*.cpp -o $@
+
+# clang knows no GCC target pragma: each variant gets its instruction set on the command line.
+FLAGS_variant_avx2 := -mavx2 -mfma
+FLAGS_variant_avx512 := $(FLAGS_variant_avx2) -mavx512f -mavx512bw -mavx512dq -mavx512vl
+FLAGS_variant_avx512_bf16 := $(FLAGS_variant_avx512) -mavx512bf16
+FLAGS_variant_amx := $(FLAGS_variant_avx512_bf16) -mamx-tile -mamx-bf16
+FLAGS_variant_amx_emulated := $(FLAGS_variant_amx)
+build/native/fuzz: $(VARIANTS:%=build/native/%.o) tests/native/fuzz_search.cpp
+	clang++ $(NATIVE_FLAGS) $(SANITIZE),fuzzer $^ -o $@
+
+build/native/%.o: csrc/cpu/%.cpp $(NATIVE)
+	mkdir -p $(@D)
+	clang++ $(NATIVE_FLAGS) -O1 -Wno-unknown-pragmas -Wno-pass-failed $(SANITIZE),fuzzer-no-link $(FLAGS_$*) -c $< -o $@
+
+# The op with torch under the same two: the fastest instruction set, and those below.
+check-op: .venv/requirements
 	CFLAGS="$(SANITIZE) -g1" LDFLAGS="$(SANITIZE)" AEPPT_BUILD=cpu $(BIN)/python setup.py -q \
 		build_ext --build-lib build/sanitized --build-temp build/sanitized-temp
 	cp aeppt_ext/*.py build/sanitized/aeppt_ext/
-	for isa in baseline avx2 avx512; do \
+	for isa in "" baseline avx2 avx512; do \
 		AEPPT_ISA=$$isa ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/sanitized \
 		LD_PRELOAD="$$(for name in asan ubsan stdc++; do gcc -print-file-name=lib$$name.so; done | tr "\n" " ")" \
 		$(BIN)/python -P tests/try_kernel.py cpu || exit 1; \

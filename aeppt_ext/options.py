@@ -96,9 +96,9 @@ class SearchOptions:
     constant_time : bool
         Every row does the work of the slowest, so that response time tells nothing.
     precision : {"float32", "tf32", "bf16"}
-        The lowest precision in which a GPU may make the products of a gradient step. Whether a row
-        misleads the substitute is decided in float32 whatever is chosen here; float64 rows and
-        CPUs use no less than their own precision.
+        The lowest precision in which the products of a gradient step may be made: by a GPU, and in
+        bf16 by a CPU that multiplies it (AVX512_BF16, AMX). Whether a row misleads the substitute
+        is decided in float32 whatever is chosen here; float64 rows are searched in float64.
     on_invalid : {"raise", "passthrough"}
         What to do with a row that is not a probability vector.
 

@@ -101,9 +101,10 @@ constexpr int64_t kDepth = 128;
 // What becomes of a product before it is stored.
 enum class After { kNothing, kRelu, kMask };  // kMask: zero where the stored activation is zero
 
-template <After after, typename V>
-inline void store(V sum, V* target) {
-  const V zero{};
+template <After after, typename T>
+inline void store(Vector<T> sum, T* to) {
+  auto* const target = reinterpret_cast<Vector<T>*>(to);
+  const Vector<T> zero{};
   if constexpr (after == After::kRelu) *target = sum > zero ? sum : zero;
   else if constexpr (after == After::kMask) *target = *target > zero ? sum : zero;
   else *target = sum;
@@ -150,9 +151,8 @@ struct Product {
     }
     for (int r = 0; r < Rows; ++r) {
       for (int v = 0; v < Vectors; ++v) {
-        store<after>(sum[r][v],
-                     reinterpret_cast<Vector<Sum>*>(out[r] + column + (v / kPerPanel) * kPanel +
-                                                    (v % kPerPanel) * kLanes));
+        store<after, Sum>(sum[r][v],
+                          out[r] + column + (v / kPerPanel) * kPanel + (v % kPerPanel) * kLanes);
       }
     }
   }

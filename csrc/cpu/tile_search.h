@@ -25,7 +25,12 @@
 
 namespace aeppt::AEPPT_VARIANT {
 
+#ifdef AEPPT_TILES
+constexpr int64_t kMostSlots = 2 * kTileRows;
+#else
+constexpr int64_t kTileRows = 1;  // rows come singly
 constexpr int64_t kMostSlots = 36;
+#endif
 constexpr int64_t kTileBytes = 1 << 20;  // of points; long rows get fewer slots
 
 inline int64_t slots_for(int64_t row_bytes, int64_t rows) {
@@ -48,10 +53,11 @@ class TileSearch {
         asked_(slots),
         from_(slots),
         to_(slots),
-        pairs_(slots) {
+        pairs_((slots + kTileRows - 1) / kTileRows * kTileRows) {
     lay_out();
     arena_.allocate();
     lay_out();
+    order_ = Order<T>(static_cast<int32_t>(k_), keys_);
     for (Slot& slot : slot_) live_.push_back(&slot);
   }
 
@@ -101,7 +107,7 @@ class TileSearch {
 
   void lay_out() {
     const int64_t width = padded(k_);
-    order_ = Order<T>(k_, arena_.take<Key>(Order<T>::scratch_keys(k_)));
+    keys_ = arena_.take<Key>(Order<T>::scratch_keys(k_));
     for (Slot& slot : slot_) {
       for (T** row : {&slot.start, &slot.point, &slot.best, &slot.end, &slot.features}) {
         *row = arena_.take<T>(width);
@@ -115,10 +121,9 @@ class TileSearch {
       widest = std::max(widest, padded(s_.layers[l].out));
     }
     pairs_stride_ = widest / 2 + kPairsApart;
-    // Tiles read whole, also where rows are missing.
-    const int64_t rows = (slot_.size() + kTileRows - 1) / kTileRows * kTileRows;
-    Pair* const pairs = arena_.take<Pair>(rows * pairs_stride_);
-    for (size_t i = 0; i < slot_.size(); ++i) pairs_[i] = pairs + i * pairs_stride_;
+    // Pieces of whole cache lines lie end to end. Tiles are read whole, also where rows are
+    // missing.
+    for (Pair*& row : pairs_) row = arena_.take<Pair>(pairs_stride_);
   }
 
   // The substitute's logit at the point of each live slot.
@@ -259,12 +264,13 @@ class TileSearch {
   const RowSearch<T, SimdLanes> row_;
   const int64_t k_, hidden_width_;
   Arena arena_;
+  Key* keys_;
   Order<T> order_;
   std::vector<Slot> slot_;
   std::vector<Slot*> live_, asked_;
   std::vector<const T*> from_;
   std::vector<T*> to_;
-  std::vector<Pair*> pairs_;  // one row for each product's row
+  std::vector<Pair*> pairs_;  // a product's inputs
   int64_t pairs_stride_ = 0;
 #ifdef AEPPT_TILES
   Tiles tiles_;

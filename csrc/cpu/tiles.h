@@ -106,7 +106,7 @@ class Tiles {
           for (int64_t v = 0; v < kPanel; v += kLanes) {
             Vector<float> sum = vector(sums_ + r * kPanel + v);
             if (bias != nullptr) sum += vector(bias + column + v);
-            store<after>(sum, reinterpret_cast<Vector<float>*>(out[first + r] + column + v));
+            store<after, float>(sum, out[first + r] + column + v);
           }
         }
       }

@@ -29,8 +29,8 @@ struct Row {
   bool selected, met, over_budget;
   bool exact;  // the score at the point is, or is to be, in full precision
   T side, score, score_before, score_after, best_goal;
-  double low, high, at;        // of a segment, as shares of it: two ends, and the row's point
-  double low_goal, high_goal;  // how far the score is from the border at the ends
+  int32_t low, high, at;  // of the segment, in cells: its ends, and the row's point
+  T low_goal, high_goal;  // how far the score is from the border at the ends
 };
 
 template <typename T, typename Lanes>
@@ -135,6 +135,7 @@ class RowSearch {
       r.round = 0;
       if (r.met || o_.constant_time) {
         set_segment(r);
+        r.low = 0, r.high = 1 << cuts();
         r.low_goal = to_border(r, r.score_before);
         r.high_goal = to_border(r, r.score_after);
         r.phase = Phase::kRefine;
@@ -143,7 +144,7 @@ class RowSearch {
     if (r.phase == Phase::kRefine) {
       if (o_.constant_time ? r.round < cuts() + kSpareCuts : is_open(r)) {
         r.at = next_cut(r);
-        interpolate(r, r.at);
+        interpolate(r, std::ldexp(static_cast<double>(r.at), -cuts()));
         return Next::kEvaluate;
       }
     }
@@ -196,14 +197,12 @@ class RowSearch {
   }
   AEPPT_DEVICE bool reached(const Row<T>& r) const { return to_border(r, r.score) <= 0; }
 
-  // ---- refinement: the border is between two ends of the segment, multiples of 2^-cuts() ----
+  // ---- refinement: the border is between two ends of a segment of 2^cuts() cells ----
 
   AEPPT_DEVICE int32_t cuts() const {
     return o_.refine_steps < kFinestCut ? o_.refine_steps : kFinestCut;
   }
-  AEPPT_DEVICE bool is_open(const Row<T>& r) const {
-    return r.low_goal > 0 && r.high - r.low > std::ldexp(1.0, -cuts());
-  }
+  AEPPT_DEVICE bool is_open(const Row<T>& r) const { return r.low_goal > 0 && r.high - r.low > 1; }
 
   // Moves one of the ends to the row's point.
   AEPPT_DEVICE void narrow(Row<T>& r) const {
@@ -222,17 +221,17 @@ class RowSearch {
 
   // Where to look next, by the ITP method: where the line through both ends crosses the border, a
   // little towards the middle, and so that the evaluations that are left suffice in any case.
-  AEPPT_DEVICE double next_cut(const Row<T>& r) const {
-    const double unit = std::ldexp(1.0, cuts());
-    const double low = r.low * unit, high = r.high * unit, half = (low + high) / 2;
-    double cut = high - (high - low) * (r.high_goal / (r.high_goal - r.low_goal));
-    const double shift = kCutShift * (high - low) * (high - low) / unit;
+  AEPPT_DEVICE int32_t next_cut(const Row<T>& r) const {
+    const double low = r.low, high = r.high, half = (low + high) / 2;
+    const double high_goal = r.high_goal, low_goal = r.low_goal;
+    double cut = high - (high - low) * (high_goal / (high_goal - low_goal));
+    const double shift = std::ldexp(kCutShift * (high - low) * (high - low), -cuts());
     cut = std::fabs(half - cut) <= shift ? half : half > cut ? cut + shift : cut - shift;
     cut = std::nearbyint(cut);
     const double room = std::ldexp(1.0, cuts() + kSpareCuts - 1 - r.round);
     const double least = low + 1 > high - room ? low + 1 : high - room;
     const double most = high - 1 < low + room ? high - 1 : low + room;
-    return (cut > least ? cut < most ? cut : most : least) / unit;  // least where it is no number
+    return cut > least ? cut < most ? cut : most : least;  // least where it is no number
   }
 
   // The length of a step in the direction d, whose dual norm is given: to first order the score
@@ -315,7 +314,6 @@ class RowSearch {
 
   // The segment from start to best; in logit space `end` holds the logarithm of their ratio.
   AEPPT_DEVICE void set_segment(Row<T>& r) const {
-    r.low = 0, r.high = 1;
     copy(r.best, r.end);
     if (o_.space == Space::kLogit) {
       T* const end = r.end;
@@ -353,14 +351,15 @@ class RowSearch {
     r.over_budget = r.selected && distance(r.best, r.start) > o_.max_l1;
     if (!r.over_budget && !o_.constant_time) return Next::kNothing;
     set_segment(r);
+    double low = 0, high = 1;
     for (int32_t i = 0;; ++i) {
       const bool last = i == kBudgetSteps;
-      const double at = last ? r.low : (r.low + r.high) / 2;
+      const double at = last ? low : (low + high) / 2;
       interpolate(r, at);
       if (last) break;
-      (distance(r.point, r.start) <= o_.max_l1 ? r.low : r.high) = at;
+      (distance(r.point, r.start) <= o_.max_l1 ? low : high) = at;
     }
-    if (!(r.low > 0)) copy(r.start, r.point);
+    if (!(low > 0)) copy(r.start, r.point);
     r.phase = Phase::kBudget;
     return Next::kEvaluate;
   }

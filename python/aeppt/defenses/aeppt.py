@@ -63,8 +63,9 @@ class AEPPT(OutputDefense):
     constant_time : bool
         Every row takes the work of the slowest, so that response time tells nothing.
     precision : {"float32", "tf32", "bf16"}
-        The lowest precision in which a GPU may make the products of a gradient step; a CPU uses
-        full precision. Whether a row misleads the substitute is decided in float32 in any case.
+        The lowest precision in which the products of a gradient step may be made: by a GPU, and in
+        bf16 by a CPU that multiplies it (AVX512_BF16, AMX). Whether a row misleads the substitute
+        is decided in float32 in any case.
     on_invalid : {"raise", "passthrough"}
         What to do with a row that is not a probability vector.
     random_state : int
