@@ -1,6 +1,20 @@
 """The audit: attacks with and without a defense, with intervals, and the report of it."""
 
+from aeppt.evaluation.canaries import CanaryAudit, audit_canaries, mislabel, most_vulnerable
+from aeppt.evaluation.epsilon import epsilon_lower_bound, one_run_epsilon
 from aeppt.evaluation.harness import audit
 from aeppt.evaluation.results import AttackOutcome, AuditReport, Estimate, Utility
 
-__all__ = ["AttackOutcome", "AuditReport", "Estimate", "Utility", "audit"]
+__all__ = [
+    "AttackOutcome",
+    "AuditReport",
+    "CanaryAudit",
+    "Estimate",
+    "Utility",
+    "audit",
+    "audit_canaries",
+    "epsilon_lower_bound",
+    "mislabel",
+    "most_vulnerable",
+    "one_run_epsilon",
+]
