@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <type_traits>
 #include <vector>
 
@@ -59,6 +60,9 @@ class TileSearch {
     lay_out();
     order_ = Order<T>(static_cast<int32_t>(k_), keys_);
     for (Slot& slot : slot_) live_.push_back(&slot);
+#ifdef AEPPT_TILES
+    if (coarse_) tiles_.emplace();
+#endif
   }
 
   // Takes rows until none are left.
@@ -181,8 +185,8 @@ class TileSearch {
         for (int64_t i = 0; i < rows; ++i) make_pairs(from_[i], depth, pairs_[i]);
         const int64_t panel_depth = padded(depth) / 2;
 #ifdef AEPPT_TILES
-        tiles_.template multiply<after>(pairs_[0], pairs_stride_, rows, pairs, panel_depth, width,
-                                        bias, to_.data());
+        tiles_->template multiply<after>(pairs_[0], pairs_stride_, rows, pairs, panel_depth, width,
+                                         bias, to_.data());
 #else
         Product<Pairs, after>::run(pairs_.data(), rows, pairs, panel_depth, (depth + 1) / 2, width,
                                    bias, to_.data());
@@ -273,7 +277,7 @@ class TileSearch {
   std::vector<Pair*> pairs_;  // a product's inputs
   int64_t pairs_stride_ = 0;
 #ifdef AEPPT_TILES
-  Tiles tiles_;
+  std::optional<Tiles> tiles_;  // the unit is switched on where it is needed
 #endif
 };
 
