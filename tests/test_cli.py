@@ -16,7 +16,7 @@ import torch
 
 import aeppt.data.location
 from aeppt import AEPPT, Predictions, load_defense
-from aeppt.attacks import default_attacks
+from aeppt.attacks import all_attacks, default_attacks, per_example_attacks
 from aeppt.cli import main
 from aeppt.data.tables import read_predictions, write_predictions
 
@@ -160,6 +160,64 @@ def test_audit_reports_every_attack(run: Run, folder: Path, tmp_path: Path) -> N
     page = html.read_text()
     assert page.lstrip().lower().startswith("<!doctype html>")
     assert all(name in page for name in names)
+
+
+def test_audit_takes_many_shadow_models_and_every_attack(
+    run: Run, folder: Path, tmp_path: Path
+) -> None:
+    target = read_predictions(folder / "target.npz")
+    rng = np.random.default_rng(0)
+    halves = np.stack([rng.permutation(len(target)) % 2 == 0 for _ in range(2)])
+    shadows = tmp_path / "shadows.npz"
+    np.savez(
+        shadows,
+        probs=np.stack([target.probs] * 4),
+        labels=target.labels,
+        trained_on=np.concatenate([halves, ~halves]),
+    )
+    out = [tmp_path / "r.html", tmp_path / "r.json"]
+    ended = run(
+        *("audit", "--target", folder / "target.npz", "--shadow", folder / "shadow.npz"),
+        *("--defense", folder / "defense.safetensors", "--shadows", shadows),
+        *("--attacks", "all", "--html", out[0], "--json", out[1]),
+    )
+    assert (ended.code, ended.err) == (0, "")
+    names = {entry["attack"] for entry in json.loads(out[1].read_text())["attacks"]}
+    assert names == {a.name for a in (*all_attacks(), *per_example_attacks())}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"probs": np.full((2, 3, 5), 0.2), "labels": np.zeros(3, int)}, "lacks .*trained_on"),
+        (
+            {
+                "probs": np.full((2, 3, 5), 0.2),
+                "labels": np.zeros(3, int),
+                "trained_on": np.ones((2, 4)),
+            },
+            r"trained_on must be \[m, n\]",
+        ),
+        (
+            {
+                "probs": np.full((2, 3, 5), [[[0.2]], [[0.3]]]),
+                "labels": np.zeros(3, int),
+                "trained_on": np.ones((2, 3)),
+            },
+            "shadow model 1: probs row 0 .*sums to 1.5",
+        ),
+    ],
+    ids=["missing", "shape", "row"],
+)
+def test_bad_shadow_models_are_named(
+    content: dict[str, Any], message: str, run: Run, folder: Path, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "shadows.npz", **content)
+    ended = run(
+        *("audit", "--target", folder / "target.npz", "--shadow", folder / "shadow.npz"),
+        *("--defense", folder / "defense.safetensors", "--shadows", tmp_path / "shadows.npz"),
+    )
+    assert_one_line(ended, message)
 
 
 def test_the_defaults_of_fit_are_those_of_the_library(
