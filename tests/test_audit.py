@@ -163,7 +163,8 @@ def test_the_leak_is_found_and_the_defense_hides_it(report: AuditReport) -> None
 
 def test_the_table_has_a_row_per_outcome(report: AuditReport) -> None:
     table = report.table
-    columns = [f"{name}{end}" for name in METRICS for end in ("", "_low", "_high")]
+    names = [*METRICS, "advantage"]
+    columns = [f"{name}{end}" for name in names for end in ("", "_low", "_high")]
     assert list(table.columns) == ["attack", "setting", *columns]
     assert len(table) == len(report.outcomes)
     row = table[(table["attack"] == "confidence") & (table["setting"] == "adaptive")].iloc[0]
@@ -210,14 +211,14 @@ def test_facts_tell_sizes_seed_and_engine(report: AuditReport) -> None:
     assert facts["random state"] == "0"
     assert facts["engine"] in ("compiled", "plain PyTorch")
     assert facts["torch"] == torch.__version__
-    assert "120 non-members" in facts["caution"]
+    assert any("120 non-members" in warning for warning in report.warnings)
 
 
 def test_enough_non_members_need_no_caution(make_predictions: Make, fitted: AEPPT) -> None:
     many = audit(
         make_predictions(50, 1000, seed=1), make_predictions(seed=2), fitted, attacks=[Lessons()]
     )
-    assert "caution" not in many.facts
+    assert not many.warnings
 
 
 def test_the_same_seed_gives_the_same_report(
@@ -381,8 +382,10 @@ def test_the_adaptive_attacker_is_at_least_as_strong_on_a_weak_defense(
         outcome_of(report, "boosted trees", setting).metrics for setting in ("static", "adaptive")
     )
     for metric in ("auc", "balanced_accuracy"):
-        assert adaptive[metric].high >= static[metric].value
+        assert adaptive[metric].high >= static[metric].low
     assert adaptive["balanced_accuracy"].low > report.floor.high
+    if isinstance(defense, AEPPT):  # misleads the static attacker, and only that one
+        assert adaptive["balanced_accuracy"].low > static["balanced_accuracy"].value
 
 
 # --- attackers with more in hand ----------------------------------------------------------------

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import beta, norm
 from sklearn.metrics import (
     balanced_accuracy_score,
+    f1_score,
     precision_score,
     recall_score,
     roc_auc_score,
@@ -21,9 +22,14 @@ from sklearn.metrics import (
 from aeppt import Predictions
 from aeppt.evaluation.metrics import (
     METRICS,
+    advantage,
     attack_metrics,
     calibration_error,
+    judged,
+    per_class_metrics,
+    score_warnings,
     share,
+    size_warnings,
     tpr_at_fpr,
 )
 from aeppt.evaluation.results import Estimate
@@ -47,6 +53,7 @@ def test_values_are_those_of_scikit_learn(seed: int) -> None:
     )
     assert metrics["precision"].value == pytest.approx(precision_score(is_member, accused))
     assert metrics["recall"].value == pytest.approx(recall_score(is_member, accused))
+    assert metrics["f1"].value == pytest.approx(f1_score(is_member, accused))
     assert metrics["auc"].value == pytest.approx(roc_auc_score(is_member, scores))
     fpr, tpr, _ = roc_curve(is_member, scores)
     for name, most in (("tpr_at_1_percent_fpr", 0.01), ("tpr_at_0.1_percent_fpr", 0.001)):
@@ -205,6 +212,216 @@ def test_estimates_always_lie_in_their_intervals(scores: list[int], split: int) 
             assert estimate.low - slack <= estimate.value <= estimate.high + slack, name
             assert -slack <= estimate.low, name
             assert estimate.high <= 1 + slack, name
+
+
+# --- F1 ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("recall", "fallout"), [(0.6, 0.3), (0.1, 0.05)])
+def test_the_interval_of_f1_covers(recall: float, fallout: float) -> None:
+    rng = np.random.default_rng(0)
+    covered, widths, values = 0, [], []
+    expected = 2 * 0.4 * recall / (0.4 * recall + 0.6 * fallout + 0.4)
+    for _ in range(300):
+        is_member = rng.random(300) < 0.4
+        accused = rng.random(300) < np.where(is_member, recall, fallout)
+        f1 = attack_metrics(np.where(accused, 1.0, -1.0), is_member)["f1"]
+        covered += f1.low <= expected <= f1.high
+        widths.append(f1.high - f1.low)
+        values.append(f1.value)
+    assert covered / 300 >= 0.94
+    assert np.mean(widths) < 1.25 * 2 * norm.ppf(0.975) * np.std(values), "covers, but is too wide"
+
+
+def test_f1_of_an_attack_without_a_hit_is_zero_but_not_surely() -> None:
+    f1 = attack_metrics(np.full(10, -1.0), np.arange(10) < 5)["f1"]
+    jaccard = 1 - 0.025 ** (1 / 5)  # Clopper-Pearson, none of five
+    assert (f1.value, f1.low) == (0, 0)
+    assert f1.high == pytest.approx(2 * jaccard / (1 + jaccard))
+
+
+# --- advantage --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("table", "low", "high"),
+    [
+        ((14, 5, 0, 22), 0.011, 0.226),  # Altman et al. 2000, Statistics with Confidence, chapter 6
+        ((1, 1, 7, 12), -0.507, -0.026),  # Fagerland et al. 2014, Statistics in Medicine 33
+    ],
+)
+def test_the_paired_interval_is_the_published_one(
+    table: tuple[int, int, int, int], low: float, high: float
+) -> None:
+    # The same table on both sides, so that joining two equal intervals divides them by √2.
+    hits = np.repeat([True, True, False, False], table)
+    floor_hits = np.repeat([True, False, True, False], table)
+    is_member = np.repeat([True, False], len(hits))
+    estimate = advantage(
+        np.where(np.tile(hits, 2) == is_member, 1.0, -1.0),
+        np.where(np.tile(floor_hits, 2) == is_member, 1.0, -1.0),
+        is_member,
+    )
+    difference = (table[1] - table[2]) / sum(table)
+    assert estimate.value == pytest.approx(difference)
+    assert estimate.low == pytest.approx(difference - (difference - low) / math.sqrt(2), abs=5e-4)
+    assert estimate.high == pytest.approx(difference + (high - difference) / math.sqrt(2), abs=5e-4)
+
+
+@pytest.mark.parametrize("agreement", [0.0, 0.6, 0.95])
+def test_the_interval_of_the_advantage_covers(agreement: float) -> None:
+    rng = np.random.default_rng(0)
+    is_member = np.arange(200) < 80
+    attack, floor = np.where(is_member, 0.8, 0.6), np.where(is_member, 0.7, 0.45)  # hit rates
+    covered, widths, values = 0, [], []
+    for _ in range(500):
+        luck = rng.random(200)
+        own = np.where(rng.random(200) < agreement, luck, rng.random(200))
+        estimate = advantage(
+            np.where((own < attack) == is_member, 1.0, -1.0),
+            np.where((luck < floor) == is_member, 1.0, -1.0),
+            is_member,
+        )
+        covered += estimate.low <= 0.125 <= estimate.high
+        widths.append(estimate.high - estimate.low)
+        values.append(estimate.value)
+    assert covered / 500 >= 0.93
+    assert np.mean(widths) < 1.15 * 2 * norm.ppf(0.975) * np.std(values), "covers, but is too wide"
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=60), st.data())
+@settings(max_examples=80, deadline=None)
+def test_the_advantage_is_the_difference_and_turns_with_its_sides(
+    answers: list[tuple[bool, bool]], data: st.DataObject
+) -> None:
+    scores, floor = (np.where(column, 1.0, -1.0) for column in np.array(answers).T)
+    is_member = np.arange(len(answers)) < data.draw(st.integers(1, len(answers) - 1))
+    there, back = advantage(scores, floor, is_member), advantage(floor, scores, is_member)
+    own, other = (balanced_accuracy_score(is_member, s > 0) for s in (scores, floor))
+    assert there.value == pytest.approx(own - other)
+    assert (back.low, back.high) == pytest.approx((-there.high, -there.low))
+    assert -1 - 1e-9 <= there.low <= there.value <= there.high <= 1 + 1e-9
+
+
+def test_the_floor_has_no_advantage_over_itself_but_room_for_one() -> None:
+    scores, is_member = sample(0)
+    estimate = advantage(scores, np.sign(scores), is_member)
+    assert estimate.value == 0
+    assert -0.05 < estimate.low < 0 < estimate.high < 0.05
+
+
+def test_an_advantage_needs_the_same_records() -> None:
+    with pytest.raises(ValueError, match="4 scores and the floor 3"):
+        advantage(np.ones(4), np.ones(3), np.arange(4) < 2)
+    with pytest.raises(ValueError, match="members and non-members"):
+        advantage(np.ones(4), np.ones(4), np.ones(4, bool))
+
+
+# --- classes ----------------------------------------------------------------------------------
+
+
+def test_each_class_is_measured_on_its_own_records() -> None:
+    scores, is_member = sample(3)
+    labels = np.arange(250) % 3
+    uniform = np.full((250, 4), 0.25)
+    table = per_class_metrics(scores, Predictions(uniform, labels, is_member))
+    assert table.index.tolist() == [0, 1, 2, 3]
+    for label in range(3):
+        records = labels == label
+        expected = attack_metrics(scores[records], is_member[records])
+        row = table.loc[label]
+        assert row["members"] == is_member[records].sum()
+        assert row["non_members"] == (~is_member[records]).sum()
+        for name in ("balanced_accuracy", "auc"):
+            found = Estimate(row[name], row[f"{name}_low"], row[f"{name}_high"])
+            assert found == expected[name]
+
+
+def test_a_class_of_one_side_is_undefined_and_named() -> None:
+    is_member = np.array([True, False, True, True])
+    target = Predictions(np.full((4, 3), 1 / 3), np.array([0, 0, 1, 1]), is_member)
+    table = per_class_metrics(np.ones(4), target)
+    assert table["auc"].notna().tolist() == [True, False, False]
+    assert table[["members", "non_members"]].to_numpy().tolist() == [[1, 1], [2, 0], [0, 0]]
+    assert size_warnings(target, rates=()) == (
+        "without members or without non-members, hence not measured apart: class 1, 2",
+    )
+
+
+# --- warnings ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("others", "too_few_for"), [(99, ["1", "0.1"]), (100, ["0.1"]), (999, ["0.1"]), (1000, [])]
+)
+def test_a_rate_needs_its_number_of_non_members(others: int, too_few_for: list[str]) -> None:
+    is_member = np.arange(others + 50) < 50
+    labels = np.arange(others + 50) % 2
+    target = Predictions(np.full((others + 50, 2), 0.5), labels, is_member)
+    warnings = size_warnings(target)
+    assert len(warnings) == len(too_few_for)
+    for rate, warning in zip(too_few_for, warnings, strict=True):
+        assert f"{others} non-members" in warning
+        assert f"rate of {rate} % needs" in warning
+
+
+def test_many_one_sided_classes_are_not_all_named() -> None:
+    target = Predictions(np.full((2, 30), 1 / 30), np.array([4, 4]), np.array([True, False]))
+    (warning,) = size_warnings(target, rates=())
+    assert warning.endswith("class 0, 1, 2, 3, 5, 6, 7, 8, 9, 10 and 19 more")
+
+
+def test_a_sound_attack_is_not_suspected() -> None:
+    rng = np.random.default_rng(0)
+    is_member = np.arange(2000) < 1000
+    for strength in (0.0, 1.0):
+        scores = rng.normal(size=2000) + strength * is_member
+        assert score_warnings(scores, is_member, "adaptive") == ()
+    assert score_warnings(np.where(is_member, 1.0, -1.0), is_member, "adaptive") == ()
+
+
+def test_equal_scores_say_that_nothing_was_learned() -> None:
+    (warning,) = score_warnings(np.full(20, 0.3), np.arange(20) < 10, "undefended")
+    assert "learned nothing" in warning
+
+
+def test_a_reversed_attack_is_suspected_unless_the_defense_may_mislead_it() -> None:
+    is_member = np.arange(400) < 200
+    scores = np.random.default_rng(0).normal(size=400) - is_member
+    for setting in ("undefended", "adaptive"):
+        (warning,) = score_warnings(scores, is_member, setting)  # type: ignore[arg-type]
+        assert "swapped" in warning
+    (warning,) = score_warnings(scores, is_member, "static")
+    assert "the defense misleads" in warning
+
+
+def test_ties_at_the_threshold_and_at_the_top_are_told() -> None:
+    is_member = np.arange(400) < 200
+    scores = np.random.default_rng(0).normal(size=400) + is_member
+    scores[[*range(15), *range(200, 215)]] = 0
+    (warning,) = score_warnings(scores, is_member, "adaptive")
+    assert "on the threshold itself" in warning
+    saturated = np.minimum(scores + 0.01, 1.0)
+    (warning,) = score_warnings(saturated, is_member, "adaptive")
+    assert "TPR at 1 % FPR is zero" in warning
+    assert attack_metrics(saturated, is_member)["tpr_at_1_percent_fpr"].value == 0
+
+
+def test_a_single_non_member_on_top_is_no_tie() -> None:
+    is_member = np.arange(400) < 200
+    scores = np.random.default_rng(0).normal(size=400) + is_member
+    scores[300] = 9
+    assert score_warnings(scores, is_member, "adaptive") == ()
+
+
+def test_an_outcome_holds_all_of_it() -> None:
+    scores, is_member = sample(1)
+    floor = -np.ones(250)
+    outcome = judged("name", "static", -scores, floor, is_member)
+    assert (outcome.attack, outcome.setting) == ("name", "static")
+    assert outcome.metrics == attack_metrics(-scores, is_member)
+    assert outcome.advantage == advantage(-scores, floor, is_member)
+    assert outcome.warnings == score_warnings(-scores, is_member, "static") != ()
 
 
 # --- calibration ------------------------------------------------------------------------------

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
 import pytest
 
 from aeppt.evaluation import plots
-from aeppt.evaluation.metrics import METRICS, attack_metrics, share
+from aeppt.evaluation.metrics import METRICS, attack_metrics, judged, per_class_metrics
 from aeppt.evaluation.page import render
 from aeppt.evaluation.results import (
     SETTINGS,
@@ -20,8 +22,10 @@ from aeppt.evaluation.results import (
     AuditReport,
     Estimate,
     Setting,
-    Utility,
+    TradeOff,
+    over_seeds,
 )
+from aeppt.evaluation.utility import measure_utility
 from aeppt.predictions import Predictions
 
 ATTACKS = ("correctness", "confidence", "neural network")
@@ -41,7 +45,9 @@ def made_report(
     target = Predictions(
         generator.dirichlet(np.full(k, 0.3), n), generator.integers(0, k, n), is_member
     )
-    moved = np.where(is_member[:, None], 0.9 * target.probs + 0.1 / k, target.probs)
+    protected = target.with_probs(
+        np.where(is_member[:, None], 0.9 * target.probs + 0.1 / k, target.probs)
+    )
     strength = {"undefended": 4.0, "static": 0.0, "adaptive": adaptive_strength}
     outcomes = []
     for attack in ATTACKS:
@@ -56,10 +62,10 @@ def made_report(
         title="Purchase & co",
         defense="AEPPT(step_size=0.05)",
         target=target,
-        protected=target.with_probs(moved),
+        protected=protected,
         outcomes=tuple(outcomes),
         floor=Estimate(floor, floor - 0.02, floor + 0.02),
-        utility=Utility(share(9, 10), share(8, 10), 0.0312, 0.0654, 0.1234, 0.0, {"SUCCESS": 77}),
+        utility=measure_utility(target, protected, {"SUCCESS": 77}, seconds_per_record=0.0023),
         facts={"engine": "compiled", "seed": "4711"},
     )
 
@@ -83,9 +89,46 @@ def with_adaptive_interval(report: AuditReport, estimate: Estimate) -> AuditRepo
     )
 
 
+def with_advantage(report: AuditReport, estimate: Estimate) -> AuditReport:
+    """All adaptive attacks get this advantage over the floor."""
+    return replace(
+        report,
+        outcomes=tuple(
+            replace(outcome, advantage=estimate) if outcome.setting == "adaptive" else outcome
+            for outcome in report.outcomes
+        ),
+    )
+
+
+def long_report(attacks: int = 24, n: int = 400) -> AuditReport:
+    """Many attacks, each stronger than the one before, the last without any strength."""
+    generator = np.random.default_rng(0)
+    report = made_report(n=n)
+    is_member = report.target.is_member
+    floor = np.where(report.target.is_correct, 1.0, -1.0)
+    outcomes = [
+        judged(
+            f"attack {number}",
+            setting,
+            0.1 * (number % (attacks - 1)) * is_member + 0.1 * generator.normal(size=n) - 0.05,
+            floor,
+            is_member,
+        )
+        for number in range(attacks)
+        for setting in SETTINGS
+    ]
+    value = attack_metrics(floor, is_member)["balanced_accuracy"]
+    return replace(report, outcomes=tuple(outcomes), floor=value)
+
+
 @pytest.fixture(scope="module")
 def page() -> str:
     return render(made_report())
+
+
+@pytest.fixture(scope="module")
+def long_page() -> str:
+    return render(long_report())
 
 
 @pytest.fixture
@@ -123,8 +166,22 @@ def test_floor_utility_and_facts_are_shown(page):
     text = text_of(page)
     assert "label-only floor 55.0 % 53.0–57.0" in text
     assert "gives 55.0 % (53.0–57.0)" in verdict_of(page).replace(" ", " ")
-    for shown in ("0.0312", "0.0654", "0.1234", "success 77", "seed 4711", "engine compiled"):
+    for shown in ("success 77", "seed 4711", "engine compiled", "added per record 2.3"):
         assert shown in text
+    utility = made_report().utility
+    for side in (utility.all, utility.members, utility.non_members):
+        for quality in (side.before, side.after):
+            accuracy = quality.accuracy
+            interval = f"{100 * accuracy.low:.1f}–{100 * accuracy.high:.1f}"
+            assert f"{100 * accuracy.value:.1f} % {interval}" in text.replace("\u202f", " ")
+            assert f"{quality.negative_log_likelihood:.4f}" in text
+            assert f"{quality.calibration_error:.4f}" in text
+        assert all(f"{value:.4g}" in text for value in vars(side.distortion).values())
+
+
+def test_only_where_there_are_classes_is_a_top_five_shown(undrawn, page):
+    assert "top-5 accuracy" in page
+    assert "top-5 accuracy" not in render(made_report(k=5))
 
 
 @pytest.mark.parametrize(
@@ -133,7 +190,7 @@ def test_floor_utility_and_facts_are_shown(page):
         (Estimate(0.70, 0.66, 0.74), True),
         (Estimate(0.58, 0.551, 0.61), True),
         (Estimate(0.58, 0.55, 0.61), False),  # touches the floor's value, lies not above it
-        (Estimate(0.50, 0.46, 0.54), False),
+        (Estimate(0.53, 0.50, 0.56), False),
         (UNDEFINED, False),
     ],
 )
@@ -146,9 +203,90 @@ def test_still_leaks_is_said_exactly_above_the_floor(undrawn, adaptive, leaks):
 def test_only_adaptive_attacks_make_it_leak(undrawn):
     page = render(with_adaptive_interval(made_report(), Estimate(0.5, 0.45, 0.55)))
     assert "still leaks" not in page
-    assert "No adaptive attack of this audit lies above" in verdict_of(page)
+    assert "Nothing found above the label-only floor" in verdict_of(page)
     undefended = next(o for o in made_report().outcomes if o.attack == "neural network")
     assert undefended.metrics["balanced_accuracy"].low > 0.9
+
+
+def test_the_paired_advantage_decides_where_it_is_measured(undrawn):
+    report = with_adaptive_interval(made_report(floor=0.55), Estimate(0.58, 0.54, 0.62))
+    assert "Nothing found" in verdict_of(render(report))
+    above = render(with_advantage(report, Estimate(0.03, 0.012, 0.047)))
+    assert "still leaks" in verdict_of(above)
+    assert "+3.0 (+1.2 to +4.7) points against the label-only floor of 55.0 %" in verdict_of(
+        above
+    ).replace("\u202f", " ")
+    touching = render(with_advantage(report, Estimate(0.03, -0.012, 0.047)))
+    assert "Nothing found" in verdict_of(touching)
+    assert "−1.2 to +4.7" in verdict_of(touching)
+
+
+def test_attacks_wholly_below_the_floor_find_nothing_out(undrawn):
+    report = with_adaptive_interval(made_report(floor=0.7), Estimate(0.5, 0.45, 0.55))
+    verdict = verdict_of(render(report))
+    assert "Not judged" in verdict
+    assert "knows less than the label alone" in verdict
+    assert "Nothing found" not in verdict
+
+
+def test_the_strongest_attack_comes_first(long_page):
+    text = text_of(long_page[long_page.index('<table class="overview">') :])
+    first = text[: text.index("Small type")]
+    named = [int(number) for number in re.findall(r"attack (\d+)", first)]
+    values = {
+        int(o.attack.split()[1]): o.metrics["balanced_accuracy"].value
+        for o in long_report().outcomes
+        if o.setting == "adaptive"
+    }
+    assert len(named) == 24
+    assert [values[number] for number in named] == sorted(values.values(), reverse=True)
+    assert f"strongest adaptive attack, attack {named[0]}," in verdict_of(long_page)
+
+
+def test_many_attacks_are_folded_and_a_few_are_not(page, long_page):
+    assert page.count("<details open>") == 1
+    assert "The other" not in page
+    assert long_page.count("<details>") == 2
+    assert "The other 18 attacks" in long_page
+
+
+def test_warnings_stand_on_top_each_once(undrawn):
+    report = made_report()
+    told = replace(
+        report,
+        warnings=("too few <records>",),
+        outcomes=tuple(
+            replace(outcome, warnings=("equal scores",)) if number in (0, 1, 2, 4) else outcome
+            for number, outcome in enumerate(report.outcomes)
+        ),
+    )
+    page = render(told)
+    text = text_of(page[page.index('class="warnings"') : page.index('<div class="grid tiles">')])
+    assert "Too few &lt;records&gt;." in text
+    assert text.count("Equal scores.") == 1
+    assert "Undefined" not in text
+    everywhere, once = "undefended, static, adaptive: correctness", "static: confidence"
+    assert f"{everywhere}; {once}." in text.replace("Undefended", "undefended")
+    assert 'class="warnings"' not in render(report)
+
+
+def test_exposed_classes_are_those_of_the_strongest_attack(undrawn):
+    report = made_report()
+    strongest = report.strongest("adaptive")
+    assert strongest is not None
+    values = {
+        o.attack: o.metrics["balanced_accuracy"].value
+        for o in report.outcomes
+        if o.setting == "adaptive"
+    }
+    assert values[strongest.attack] == max(values.values())
+    classes = report.per_class(strongest)
+    assert classes.equals(per_class_metrics(strongest.scores, report.target))
+    page = render(report)
+    table = page[page.index('<table class="classes">') :]
+    shown = re.findall(r'<th scope="row">(\d+)</th>', table[: table.index("</table>")])
+    order = classes["balanced_accuracy"].sort_values(ascending=False, kind="stable").index
+    assert [int(label) for label in shown] == list(order)
 
 
 def test_the_page_never_promises_safety(undrawn):
@@ -212,6 +350,12 @@ def test_identifiers_are_unique_and_references_resolve(page):
     assert set(references) <= set(identifiers)
 
 
+def test_every_element_is_closed_where_it_belongs(page, long_page):
+    for text in (page, long_page):
+        xml = re.sub(r"<!DOCTYPE[^>]*>|<meta[^>]*>|<br>| open(?=>)", "", text)
+        ElementTree.fromstring(xml.replace("<svg ", '<svg xmlns:xlink="x" '))
+
+
 def test_same_report_same_page(page):
     assert render(made_report()) == page
 
@@ -227,14 +371,17 @@ def test_undefined_metrics_are_dashes():
         replace(outcome, metrics=dict.fromkeys(METRICS, UNDEFINED)) for outcome in report.outcomes
     )
     page = render(replace(report, outcomes=outcomes))
-    assert page.count("—†") == len(outcomes) * len(METRICS)
+    # The overview shows three settings, and the advantage and four metrics of the adaptive one;
+    # the tables below hold everything but the balanced accuracy.
+    assert page.count("—†") == len(outcomes) * (len(METRICS) - 1) + len(ATTACKS) * (3 + 5)
     assert not re.search(r"\bnan\b", text_of(page), flags=re.I)
 
 
 def test_missing_outcomes_are_dashes(undrawn):
     report = made_report()
     page = render(replace(report, outcomes=report.outcomes[:-1]))
-    assert page.count("—†") == len(METRICS)
+    advantages, overview = len(ATTACKS), 1 + 4
+    assert page.count("—†") == advantages + overview + len(METRICS) - 1
 
 
 def test_constant_scores():
@@ -262,6 +409,12 @@ def test_unchanged_rows_are_counted(page):
     report = made_report()
     assert "non-members (100\u202f% unchanged)" in page
     assert "no row was changed" in render(replace(report, protected=report.target))
+
+
+def test_many_attacks_stay_one_page_of_moderate_size(long_page):
+    assert len(long_page.encode()) < 1_500_000
+    identifiers = re.findall(r'\bid="([^"]*)"', long_page)
+    assert len(identifiers) == len(set(identifiers))
 
 
 def test_large_audits_stay_small_and_fast():
@@ -303,3 +456,84 @@ def test_histograms_are_shares_of_each_side():
 def test_report_writes_the_page(tmp_path, page):
     made_report().to_html(tmp_path / "report.html")
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == page
+
+
+# --- what a report is as data -----------------------------------------------------------------
+
+
+def test_the_json_holds_advantages_warnings_classes_and_both_utilities(tmp_path):
+    report = replace(long_report(attacks=3), warnings=("few records",))
+    report.to_json(tmp_path / "report.json")
+    loaded = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    for outcome, entry in zip(report.outcomes, loaded["attacks"], strict=True):
+        assert entry["advantage"]["value"] == outcome.advantage.value
+        assert entry["warnings"] == list(outcome.warnings)
+    assert loaded["warnings"] == ["few records"]
+    classes = report.per_class(report.strongest("adaptive"))
+    assert [row["class"] for row in loaded["strongest_adaptive_per_class"]] == list(range(10))
+    assert [row["auc"] for row in loaded["strongest_adaptive_per_class"]] == list(classes["auc"])
+    utility = loaded["utility"]
+    assert utility["l1_members"] == utility["members"]["distortion"]["l1"]
+    assert utility["calibration_error"] == utility["all"]["before"]["calibration_error"]
+
+
+def test_the_table_shows_an_advantage_where_it_was_measured():
+    assert "advantage" not in made_report().table
+    report = long_report(attacks=2)
+    assert report.table["advantage_low"].tolist() == [o.advantage.low for o in report.outcomes]
+
+
+def test_seeds_are_summarised_per_attack_setting_and_metric():
+    def one(accuracy: float, precision: float) -> AuditReport:
+        metrics = {"balanced_accuracy": Estimate(accuracy, 0, 1)}
+        metrics["precision"] = UNDEFINED if np.isnan(precision) else Estimate(precision, 0, 1)
+        outcome = AttackOutcome("a", "static", np.zeros(400), metrics, Estimate(0.1, 0, 1))
+        return replace(made_report(), outcomes=(outcome, replace(outcome, setting="adaptive")))
+
+    table = over_seeds([one(0.5, 0.7), one(0.6, np.nan), one(0.7, 0.9)])
+    assert list(table["metric"]) == 2 * ["balanced_accuracy", "precision", "advantage"]
+    row = table[(table["setting"] == "adaptive") & (table["metric"] == "balanced_accuracy")].iloc[0]
+    assert row["attack"] == "a"
+    assert list(row[["count", "min", "max"]]) == [3, 0.5, 0.7]
+    assert (row["mean"], row["std"]) == (pytest.approx(0.6), pytest.approx(0.1))
+    precision = table[table["metric"] == "precision"].iloc[0]
+    assert list(precision[["count", "min", "max"]]) == [2, 0.7, 0.9]
+    assert np.isnan(over_seeds([one(0.5, 0.7)])["std"]).all()
+    with pytest.raises(ValueError, match="no reports"):
+        over_seeds([])
+
+
+def test_a_trade_off_is_the_strongest_adaptive_attack_at_its_price():
+    report = made_report()
+    point = TradeOff.of(report, "softening", 0.1)
+    l1 = np.abs(report.target.probs - report.protected.probs).sum(axis=1)
+    assert point.l1 == pytest.approx(l1.mean())
+    adaptive = [o.metrics["balanced_accuracy"] for o in report.outcomes if o.setting == "adaptive"]
+    assert point.leakage == max(adaptive, key=lambda estimate: estimate.value)
+    with pytest.raises(ValueError, match="no measured adaptive attack"):
+        TradeOff.of(made_report(settings=("static",)), "softening", 0.1)
+
+
+def test_the_trade_off_figure_draws_a_named_line_per_defense():
+    points = [
+        TradeOff(name, knob, l1, Estimate(value, value - 0.02, value + 0.03))
+        for name, knob, l1, value in [
+            ("first", 4.0, 0.3, 0.6),
+            ("first", 1.0, 0.1, 0.8),
+            ("second", 0.5, 0.2, 0.61),
+        ]
+    ]
+    figure = plots.leakage_against_distortion(
+        points, Estimate(0.55, 0.5, 0.6), Estimate(0.9, 0.85, 0.95)
+    )
+    (axes,) = figure.axes
+    dashed = [line for line in axes.lines if line.get_linestyle() == "--"]
+    assert [set(line.get_ydata()) for line in dashed] == [{0.55}]
+    assert any(list(line.get_xdata()) == [0.1, 0.3] for line in axes.lines)
+    texts = {text.get_text(): text for text in axes.texts}
+    assert texts.keys() == {"label-only floor", "undefended", "first, 1 to 4", "second, 0.5"}
+    heights = [texts[name].get_position()[1] for name in ("second, 0.5", "first, 1 to 4")]
+    assert heights[0] == 0.61
+    assert heights[0] - heights[1] > 0.01, "names must not cover each other"
+    segments = [path for c in axes.collections for path in c.get_segments()]
+    assert any(np.allclose(path, [[0.1, 0.78], [0.1, 0.83]]) for path in segments)

@@ -24,9 +24,10 @@ from aeppt.attacks import (
     per_example_attacks,
     query_attacks,
 )
-from aeppt.defenses import OutputDefense, ProtectionInfo
-from aeppt.evaluation.metrics import attack_metrics, calibration_error, share
-from aeppt.evaluation.results import SETTINGS, AttackOutcome, AuditReport, Setting, Utility
+from aeppt.defenses import OutputDefense
+from aeppt.evaluation.metrics import attack_metrics, judged, size_warnings
+from aeppt.evaluation.results import SETTINGS, AttackOutcome, AuditReport, Setting
+from aeppt.evaluation.utility import measure_utility
 from aeppt.predictions import Predictions
 from aeppt.shadow_predictions import ShadowPredictions
 from aeppt.version import __version__
@@ -131,15 +132,14 @@ def audit(
         protected_shadows = _protected_shadows(shadows, defense, random_state + 2)
         jobs += _jobs_per_example(comparing, (shadows, protected_shadows), (target, protected))
 
+    (label_only,) = CorrectnessAttack()(shadow, target)
     outcomes: list[AttackOutcome] = []
     for done, job in enumerate(jobs, preparations):
         tell(f"attack: {job.attack}, {' and '.join(job.settings)}", done, total)
         for setting, scores in zip(job.settings, job.run(), strict=True):
-            metrics = attack_metrics(scores, target.is_member)
-            outcomes.append(AttackOutcome(job.attack, setting, scores, metrics))
+            outcomes.append(judged(job.attack, setting, scores, label_only, target.is_member))
     tell("done", total, total)
 
-    (label_only,) = CorrectnessAttack()(shadow, target)
     return AuditReport(
         title=title,
         defense=repr(defense),
@@ -147,8 +147,9 @@ def audit(
         protected=protected,
         outcomes=tuple(outcomes),
         floor=attack_metrics(label_only, target.is_member)["balanced_accuracy"],
-        utility=_utility(target, protected, info),
+        utility=measure_utility(target, protected, info.status_counts()),
         facts=_facts(target, shadow, shadows, defense, random_state),
+        warnings=size_warnings(target),
     )
 
 
@@ -218,19 +219,6 @@ def _alone(
     return [attack(shadows, victim)]
 
 
-def _utility(target: Predictions, protected: Predictions, info: ProtectionInfo) -> Utility:
-    n = len(target)
-    return Utility(
-        accuracy=share(int(target.is_correct.sum()), n),
-        accuracy_protected=share(int(protected.is_correct.sum()), n),
-        calibration_error=calibration_error(target),
-        calibration_error_protected=calibration_error(protected),
-        l1_members=float(info.l1[target.is_member].mean()),
-        l1_non_members=float(info.l1[~target.is_member].mean()),
-        status_counts=info.status_counts(),
-    )
-
-
 def _facts(
     target: Predictions,
     shadow: Predictions,
@@ -239,7 +227,7 @@ def _facts(
     random_state: int,
 ) -> dict[str, str]:
     others = int((~target.is_member).sum())
-    facts = {
+    return {
         "target records": f"{int(target.is_member.sum())} members, {others} non-members",
         "shadow records": f"{int(shadow.is_member.sum())} members, "
         f"{int((~shadow.is_member).sum())} non-members",
@@ -252,9 +240,3 @@ def _facts(
         "torch": torch.__version__,
         "Python": platform.python_version(),
     }
-    if others < 1000:
-        facts["caution"] = (
-            f"with {others} non-members, the false-positive rate 0.1 % means no false positive at "
-            "all; the TPR there is known only roughly"
-        )
-    return facts

@@ -1,4 +1,4 @@
-"""The figures of an audit's report: attacks, ROC curves, scores, distortion, calibration.
+"""The figures of audits: attacks, ROC curves, scores, distortion, calibration, trade-offs.
 
 Every function takes arrays or audit results and returns a Figure of its own; nothing goes through
 pyplot, and the user's matplotlib settings do not reach in. A setting has the same colour, line and
@@ -22,17 +22,21 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
 from aeppt.evaluation.metrics import CALIBRATION_BINS
-from aeppt.evaluation.results import SETTINGS, AttackOutcome, Estimate, Setting
+from aeppt.evaluation.results import SETTINGS, AttackOutcome, Estimate, Setting, TradeOff
 
 INK = "#20242b"
 PROTECTED = "#8e5bb5"
 COLOURS: dict[Setting, str] = {"undefended": "#737b87", "static": "#1f83c9", "adaptive": "#d55e00"}
 LINES: dict[Setting, str] = {"undefended": "-", "static": "--", "adaptive": "-"}
 WIDTHS: dict[Setting, float] = {"undefended": 1.4, "static": 1.5, "adaptive": 2.0}
+#: Of defenses that are compared (Okabe & Ito 2008), in the order in which they come.
+DEFENSE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+DEFENSE_MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 MARKERS: dict[Setting, str] = {"undefended": "o", "static": "s", "adaptive": "D"}
 
 CURVE_POINTS = 300
 MOST_BINS = 40
+LABEL_GAP = 0.055  # between names in a margin, as a share of the axis
 LEAST_L1 = 1e-6  # smaller changes are rounding, and drawn there
 
 _GUESSING: dict[str, Any] = {"color": INK, "linewidth": 0.9, "linestyle": ":"}
@@ -256,6 +260,47 @@ def reliability_diagram(before: NDArray, after: NDArray, labels: NDArray[np.int6
 
 
 @_styled
+def leakage_against_distortion(
+    points: Sequence[TradeOff], floor: Estimate, undefended: Estimate
+) -> Figure:
+    """What is left to the strongest adaptive attacker against what a defense changes.
+
+    Parameters
+    ----------
+    points : sequence of TradeOff
+        A line per defense in the order of its knob, whose range is written beside its name.
+    floor : Estimate
+        Balanced accuracy of the label-only attack.
+    undefended : Estimate
+        Balanced accuracy of the strongest attack without a defense; at no distortion.
+    """
+    figure = Figure(figsize=(6.4, 4.0))
+    axes = figure.subplots()
+    axes.axhline(floor.value, color=INK, linewidth=1.2, linestyle="--", zorder=1)
+    note: dict[str, Any] = {"textcoords": "offset points"}
+    axes.annotate("label-only floor", (0.0, floor.value), (0, -4), va="top", **note)
+    _draw_point(axes, 0.0, undefended, color=INK, marker="*", markersize=9)
+    axes.annotate("undefended", (0.0, undefended.value), (8, 0), va="center", **note)
+    ends = []
+    for number, defense in enumerate(dict.fromkeys(point.defense for point in points)):
+        line = sorted((p for p in points if p.defense == defense), key=lambda point: point.knob)
+        colour = DEFENSE_COLOURS[number % len(DEFENSE_COLOURS)]
+        axes.plot([p.l1 for p in line], [p.leakage.value for p in line], color=colour, zorder=2)
+        marker = DEFENSE_MARKERS[number % len(DEFENSE_MARKERS)]
+        for point in line:
+            _draw_point(axes, point.l1, point.leakage, color=colour, marker=marker, markersize=5)
+        last = max(line, key=lambda point: point.l1)
+        knobs = " to ".join(f"{p.knob:g}" for p in dict.fromkeys((line[0], line[-1])))
+        ends.append((last.l1, last.leakage.value, f"{defense}, {knobs}", colour))
+    axes.margins(y=0.08)
+    axes.yaxis.set_major_formatter(FuncFormatter(_percent))
+    axes.set_xlabel("mean L1 distance between a row before and after")
+    axes.set_ylabel("balanced accuracy, strongest adaptive attack")
+    _label_at_the_right(axes, ends)
+    return figure
+
+
+@_styled
 def to_svg(figure: Figure) -> str:
     """The figure as SVG text without a date; the same figure gives the same text."""
     file = StringIO()
@@ -282,6 +327,27 @@ def _draw_sides(
         axes.stairs(counts / max(np.count_nonzero(side), 1), edges, label=name, **look)
     axes.set_ylabel("share of rows")
     axes.yaxis.set_major_formatter(FuncFormatter(_percent))
+
+
+def _draw_point(axes: Axes, x: float, estimate: Estimate, **look: Any) -> None:
+    ends = np.abs(np.array([[estimate.low], [estimate.high]]) - estimate.value)  # [2, 1]
+    axes.errorbar([x], [estimate.value], yerr=ends, linestyle="", linewidth=1.0, zorder=3, **look)
+
+
+def _label_at_the_right(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
+    """Name the lines that end at (x, y) in the right margin, one below the other."""
+    low, high = axes.get_ylim()
+    gap, y = LABEL_GAP * (high - low), math.inf
+    for x, end, name, colour in sorted(ends, key=lambda one: -one[1]):
+        y = min(end, y - gap)
+        axes.annotate(
+            name,
+            (x, end),
+            xytext=(1.03, y),
+            textcoords=axes.get_yaxis_transform(),
+            va="center",
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.8, "linestyle": ":"},
+        )
 
 
 def _bins(n: int) -> int:

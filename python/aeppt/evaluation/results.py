@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,31 +31,114 @@ class Estimate:
     high: float
 
 
+UNDEFINED = Estimate(math.nan, math.nan, math.nan)
+
+
 @dataclass(frozen=True)
 class AttackOutcome:
     """One attack in one setting.
 
     ``scores`` [n] are higher for likelier members; above zero the attack says "member".
     ``metrics`` maps the names in :data:`aeppt.evaluation.metrics.METRICS` to estimates.
+    ``advantage`` is what its balanced accuracy adds to the label-only floor's on the same records,
+    None where it was not compared. ``warnings`` are what is suspicious about the scores, in words.
     """
 
     attack: str
     setting: Setting
     scores: NDArray[np.float64]
     metrics: dict[str, Estimate]
+    advantage: Estimate | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def estimates(self) -> dict[str, Estimate]:
+        """All that was measured: the metrics, and the advantage where there is one."""
+        return self.metrics | ({} if self.advantage is None else {"advantage": self.advantage})
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How good predictions are at naming the true class."""
+
+    accuracy: Estimate
+    top_5_accuracy: Estimate  # undefined with five classes or fewer
+    negative_log_likelihood: float  # mean, nats
+    calibration_error: float  # expected calibration error, 15 equal-width bins
+
+
+@dataclass(frozen=True)
+class Distortion:
+    """How far a defense moved the rows."""
+
+    l1: float  # mean over rows of the sum of absolute changes
+    l1_95_percent: float  # 95th percentile
+    kl: float  # mean of KL(before, after), nats
+    kl_95_percent: float
+    rank_correlation: float  # Spearman's, between the classes before and after; mean over rows
+
+
+@dataclass(frozen=True)
+class SideUtility:
+    """The predictions' use on one side, before and after the defense."""
+
+    records: int
+    before: Quality
+    after: Quality
+    distortion: Distortion
 
 
 @dataclass(frozen=True)
 class Utility:
     """What the predictions are worth to their rightful user, and what the defense changed."""
 
-    accuracy: Estimate
-    accuracy_protected: Estimate
-    calibration_error: float  # expected calibration error, 15 equal-width bins
-    calibration_error_protected: float
-    l1_members: float  # mean over members of the sum of absolute changes
-    l1_non_members: float
+    all: SideUtility
+    members: SideUtility
+    non_members: SideUtility
     status_counts: dict[str, int]  # rows per search status, where the defense reports one
+    seconds_per_record: float = math.nan  # that the defense adds; NaN where not measured
+
+    @property
+    def accuracy(self) -> Estimate:
+        """Of all records, before."""
+        return self.all.before.accuracy
+
+    @property
+    def accuracy_protected(self) -> Estimate:
+        """Of all records, after."""
+        return self.all.after.accuracy
+
+    @property
+    def calibration_error(self) -> float:
+        """Of all records, before."""
+        return self.all.before.calibration_error
+
+    @property
+    def calibration_error_protected(self) -> float:
+        """Of all records, after."""
+        return self.all.after.calibration_error
+
+    @property
+    def l1_members(self) -> float:
+        """Mean over members of the sum of absolute changes."""
+        return self.members.distortion.l1
+
+    @property
+    def l1_non_members(self) -> float:
+        """Mean over non-members of the sum of absolute changes."""
+        return self.non_members.distortion.l1
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, and the figures above by their short names, as plain Python values."""
+        return {
+            "accuracy": asdict(self.accuracy),
+            "accuracy_protected": asdict(self.accuracy_protected),
+            "calibration_error": self.calibration_error,
+            "calibration_error_protected": self.calibration_error_protected,
+            "l1_members": self.l1_members,
+            "l1_non_members": self.l1_non_members,
+            **asdict(self),
+        }
 
 
 @dataclass(frozen=True)
@@ -68,6 +153,28 @@ class AuditReport:
     floor: Estimate  # balanced accuracy of the label-only attack; no such defense goes below it
     utility: Utility
     facts: dict[str, str]  # what a reader needs to reproduce it: sizes, seed, versions, engine
+    warnings: tuple[str, ...] = ()  # what the numbers of records leave open
+
+    def strongest(
+        self, setting: Setting, metric: str = "balanced_accuracy"
+    ) -> AttackOutcome | None:
+        """The setting's attack with the greatest ``metric``; None where none is defined."""
+        defined = [
+            outcome
+            for outcome in self.outcomes
+            if outcome.setting == setting
+            and np.isfinite(outcome.estimates.get(metric, UNDEFINED).value)
+        ]
+        return max(defined, key=lambda outcome: outcome.estimates[metric].value, default=None)
+
+    def per_class(self, outcome: AttackOutcome) -> pd.DataFrame:
+        """One of the report's outcomes within each true class.
+
+        See :func:`aeppt.evaluation.metrics.per_class_metrics`.
+        """
+        from aeppt.evaluation.metrics import per_class_metrics
+
+        return per_class_metrics(outcome.scores, self.target)
 
     @property
     def table(self) -> pd.DataFrame:
@@ -75,7 +182,7 @@ class AuditReport:
         rows = []
         for outcome in self.outcomes:
             row: dict[str, Any] = {"attack": outcome.attack, "setting": outcome.setting}
-            for name, estimate in outcome.metrics.items():
+            for name, estimate in outcome.estimates.items():
                 row[name] = estimate.value
                 row[f"{name}_low"] = estimate.low
                 row[f"{name}_high"] = estimate.high
@@ -83,7 +190,12 @@ class AuditReport:
         return pd.DataFrame(rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the rows themselves, as plain Python values."""
+        """Everything but the rows themselves, as plain Python values.
+
+        The classes are told apart for the strongest adaptive attack alone.
+        """
+        strongest = self.strongest("adaptive")
+        classes = pd.DataFrame() if strongest is None else self.per_class(strongest).reset_index()
         return {
             "title": self.title,
             "defense": self.defense,
@@ -91,13 +203,16 @@ class AuditReport:
                 {
                     "attack": outcome.attack,
                     "setting": outcome.setting,
-                    **{name: asdict(estimate) for name, estimate in outcome.metrics.items()},
+                    **{name: asdict(value) for name, value in outcome.estimates.items()},
+                    "warnings": list(outcome.warnings),
                 }
                 for outcome in self.outcomes
             ],
             "label_only_floor": asdict(self.floor),
-            "utility": asdict(self.utility),
+            "strongest_adaptive_per_class": classes.to_dict("records"),
+            "utility": self.utility.to_dict(),
             "facts": self.facts,
+            "warnings": list(self.warnings),
         }
 
     def to_json(self, path: str | Path) -> None:
@@ -111,6 +226,62 @@ class AuditReport:
 
         page = render(self)
         write_atomically(path, lambda file: file.write(page.encode()))
+
+
+@dataclass(frozen=True)
+class TradeOff:
+    """What one setting of a defense costs, and what the strongest adaptive attack still finds."""
+
+    defense: str
+    knob: float  # the value of the parameter that trades one for the other
+    l1: float  # mean over all records of the sum of absolute changes
+    leakage: Estimate  # balanced accuracy of the strongest adaptive attack
+
+    @classmethod
+    def of(cls, report: AuditReport, defense: str, knob: float) -> TradeOff:
+        """The point of one audit.
+
+        Raises
+        ------
+        ValueError
+            The audit holds no adaptive attack with a balanced accuracy.
+        """
+        strongest = report.strongest("adaptive")
+        if strongest is None:
+            raise ValueError(f"the audit {report.title!r} holds no measured adaptive attack")
+        leakage = strongest.metrics["balanced_accuracy"]
+        return cls(defense, knob, report.utility.all.distortion.l1, leakage)
+
+
+def over_seeds(reports: Sequence[AuditReport]) -> pd.DataFrame:
+    """How figures vary over audits that differ in their seed alone.
+
+    Parameters
+    ----------
+    reports : sequence of AuditReport
+
+    Returns
+    -------
+    DataFrame
+        A row per attack, setting and metric: ``count`` of the reports where the metric is defined,
+        its ``mean``, standard deviation ``std`` (n - 1; NaN for one report), ``min`` and ``max``.
+
+    Raises
+    ------
+    ValueError
+        No report is given.
+    """
+    if not reports:
+        raise ValueError("no reports to summarise")
+    rows = [
+        (outcome.attack, outcome.setting, metric, estimate.value)
+        for report in reports
+        for outcome in report.outcomes
+        for metric, estimate in outcome.estimates.items()
+    ]
+    table = pd.DataFrame(rows, columns=["attack", "setting", "metric", "value"])
+    groups = table.groupby(["attack", "setting", "metric"], sort=False)["value"]
+    return groups.agg(["count", "mean", "std", "min", "max"]).reset_index()
 
 
 def _without_nan(value: Any) -> Any:
