@@ -1,7 +1,7 @@
 """The whole audit of AEPPT on real data, several seeds: audits.py DATA [--path FILE].
 
 DATA is digits, location or cifar10. Trains target and shadow models, runs every attack in every
-setting, and writes benchmarks/results/audits/DATA-SEED.json and its part of docs/results.md.
+setting, and writes docs/results/DATA-SEED.json and its part of docs/results.md.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from aeppt.evaluation.harness import Progress
 from aeppt.models import train_shadows
 
 ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "audits"
+RESULTS = ROOT / "docs" / "results"
 PAGE = ROOT / "docs" / "results.md"
 TITLES = {
     "digits": "digits (scikit-learn), network of 512 units, 200 members",

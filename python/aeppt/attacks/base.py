@@ -7,7 +7,7 @@ shadow models on the very records under attack. :class:`QueryAttack`: the model 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
@@ -65,12 +65,7 @@ class Attack(ABC):
         # An attack sees no membership of a target: what it does not have it cannot leak.
         blind = [Predictions(t.probs, t.labels, np.zeros(len(t), bool)) for t in targets]
         results = self.run(shadow, blind)
-        if len(results) != len(targets):
-            raise RuntimeError(f"the attack {self.name!r} did not score every target")
-        for target, scores in zip(targets, results, strict=True):
-            if scores.shape != (len(target),) or not np.isfinite(scores).all():
-                raise RuntimeError(f"the attack {self.name!r} gave scores that are not valid")
-        return [scores.astype(np.float64) for scores in results]
+        return _checked(self.name, results, targets)
 
 
 class PerExampleAttack(ABC):
@@ -135,10 +130,8 @@ class PerExampleAttack(ABC):
 
     def _checked(self, shadows: ShadowPredictions, target: Predictions) -> NDArray[np.float64]:
         blind = Predictions(target.probs, target.labels, np.zeros(len(target), bool))
-        scores = self.run(shadows, blind)
-        if scores.shape != (len(target),) or not np.isfinite(scores).all():
-            raise RuntimeError(f"the attack {self.name!r} gave scores that are not valid")
-        return scores.astype(np.float64)
+        (scores,) = _checked(self.name, [self.run(shadows, blind)], [target])
+        return scores
 
 
 @dataclass(frozen=True)
@@ -197,12 +190,19 @@ class QueryAttack(ABC):
             raise ValueError("the shadow model's records need members and non-members")
         blind = [replace(target, is_member=np.zeros(len(target), bool)) for target in targets]
         results = self.run(shadow, blind)
-        if len(results) != len(targets):
-            raise RuntimeError(f"the attack {self.name!r} did not score every target")
-        for target, scores in zip(targets, results, strict=True):
-            if scores.shape != (len(target),) or not np.isfinite(scores).all():
-                raise RuntimeError(f"the attack {self.name!r} gave scores that are not valid")
-        return [scores.astype(np.float64) for scores in results]
+        return _checked(self.name, results, targets)
+
+
+def _checked(
+    attack: str, results: list[NDArray], targets: Sequence[Sized]
+) -> list[NDArray[np.float64]]:
+    """What an attack gave for each target, if it kept its promise."""
+    if len(results) != len(targets):
+        raise RuntimeError(f"the attack {attack!r} did not score every target")
+    for target, scores in zip(targets, results, strict=True):
+        if scores.shape != (len(target),) or not np.isfinite(scores).all():
+            raise RuntimeError(f"the attack {attack!r} gave scores that are not valid")
+    return [scores.astype(np.float64) for scores in results]
 
 
 def best_threshold(statistic: NDArray[np.float64], is_member: NDArray[np.bool_]) -> float:
