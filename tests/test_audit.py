@@ -31,7 +31,7 @@ from aeppt.attacks import (
     query_attacks,
 )
 from aeppt.defenses import OutputDefense, ProtectionInfo
-from aeppt.evaluation import AttackOutcome, AuditReport
+from aeppt.evaluation import AttackOutcome, AuditReport, audit_canaries, most_vulnerable
 from aeppt.evaluation.metrics import METRICS, attack_metrics
 from aeppt.evaluation.results import SETTINGS
 
@@ -406,7 +406,11 @@ def shadows(target: Predictions, make_predictions: Make) -> ShadowPredictions:
 
 
 def test_many_shadow_models_add_the_per_example_attacks(
-    target: Predictions, shadow: Predictions, shadows: ShadowPredictions, fitted: AEPPT
+    target: Predictions,
+    shadow: Predictions,
+    shadows: ShadowPredictions,
+    fitted: AEPPT,
+    tmp_path: Path,
 ) -> None:
     report = audit(target, shadow, fitted, attacks=[CorrectnessAttack()], shadows=shadows)
     names = {outcome.attack for outcome in report.outcomes}
@@ -417,6 +421,20 @@ def test_many_shadow_models_add_the_per_example_attacks(
     assert undefended > 0.75
     assert outcome_of(report, "LiRA online", "adaptive").metrics["auc"].value < undefended
     assert "8" in report.facts["shadow models for per-example attacks"]
+    # The most vulnerable tenth of the 270 records is judged apart, for these attacks alone.
+    lira = outcome_of(report, "LiRA online", "undefended")
+    chosen = most_vulnerable(shadows, 27)
+    assert lira.canaries == audit_canaries(lira.scores, target.is_member, chosen)
+    assert lira.canaries.members + lira.canaries.non_members == 27
+    assert outcome_of(report, CorrectnessAttack.name, "static").canaries is None
+    (entry,) = (
+        e
+        for e in report.to_dict()["attacks"]
+        if (e["attack"], e["setting"]) == ("LiRA online", "undefended")
+    )
+    assert entry["canaries"]["canaries"]["value"] == lira.canaries.canaries.value
+    report.to_html(tmp_path / "page.html")
+    assert "27 most vulnerable records" in (tmp_path / "page.html").read_text()
 
 
 def test_per_example_attackers_see_each_shadow_model_behind_a_copy_of_its_own(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -27,12 +28,15 @@ from aeppt.evaluation.metrics import (
     calibration_error,
     judged,
     per_class_metrics,
+    record_warnings,
     score_warnings,
     share,
     size_warnings,
     tpr_at_fpr,
 )
 from aeppt.evaluation.results import Estimate
+
+Make = Callable[..., Predictions]
 
 
 def sample(seed: int, members: int = 150, others: int = 100) -> tuple[NDArray, NDArray[np.bool_]]:
@@ -450,3 +454,20 @@ def test_a_calibrated_model_has_almost_no_error() -> None:
     labels = (rng.random((20_000, 1)) > probs.cumsum(axis=1)[:, :2]).sum(axis=1)
     predictions = Predictions(probs, labels, np.arange(20_000) % 2)
     assert calibration_error(predictions) < 0.015
+
+
+def test_records_on_both_sides_are_noticed(make_predictions: Make) -> None:
+    target, shadow = make_predictions(1200, 1200, seed=1), make_predictions(100, 100, seed=2)
+    assert record_warnings(target, shadow) == ()
+    members = np.flatnonzero(target.is_member)
+    probs, labels = target.probs.copy(), target.labels.copy()
+    others = np.flatnonzero(~target.is_member)[:200]
+    probs[others], labels[others] = probs[members[:200]], labels[members[:200]]
+    (warning,) = record_warnings(Predictions(probs, labels, target.is_member), shadow)
+    assert warning.startswith("200 members have the very prediction and label of a non-member")
+
+
+def test_few_shadow_records_are_noticed(make_predictions: Make) -> None:
+    target, shadow = make_predictions(1200, 1200, seed=1), make_predictions(100, 20, seed=2)
+    (warning,) = record_warnings(target, shadow)
+    assert "20 shadow records of one side" in warning

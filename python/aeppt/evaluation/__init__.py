@@ -1,11 +1,12 @@
 """The audit: attacks with and without a defense, with intervals, and the report of it."""
 
-from aeppt.evaluation.canaries import CanaryAudit, audit_canaries, mislabel, most_vulnerable
+from aeppt.evaluation.canaries import audit_canaries, mislabel, most_vulnerable
 from aeppt.evaluation.epsilon import epsilon_lower_bound, one_run_epsilon
 from aeppt.evaluation.harness import audit
 from aeppt.evaluation.results import (
     AttackOutcome,
     AuditReport,
+    CanaryAudit,
     Estimate,
     TradeOff,
     Utility,

@@ -8,7 +8,6 @@ label (:func:`mislabel`), which a model can only learn by heart. An attack's sco
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -17,24 +16,10 @@ from numpy.typing import NDArray
 from aeppt.attacks.per_example import mean_over_models, scaled_confidence
 from aeppt.data.records import Records
 from aeppt.evaluation.metrics import tpr_at_fpr
-from aeppt.evaluation.results import Estimate
+from aeppt.evaluation.results import CanaryAudit
 from aeppt.shadow_predictions import ShadowPredictions
 
 MOST_FPR = 0.001
-
-
-@dataclass(frozen=True)
-class CanaryAudit:
-    """TPR at 0.1 % FPR with exact intervals, on the canaries and on all records.
-
-    ``members`` and ``non_members`` count canaries. With fewer than 1000 non-members an FPR of 0.1 %
-    allows no false positive at all.
-    """
-
-    canaries: Estimate
-    population: Estimate
-    members: int
-    non_members: int
 
 
 def audit_canaries(

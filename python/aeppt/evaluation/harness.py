@@ -25,13 +25,17 @@ from aeppt.attacks import (
     query_attacks,
 )
 from aeppt.defenses import OutputDefense
-from aeppt.evaluation.metrics import attack_metrics, judged, size_warnings
+from aeppt.evaluation.canaries import audit_canaries, most_vulnerable
+from aeppt.evaluation.metrics import attack_metrics, judged, record_warnings
 from aeppt.evaluation.results import SETTINGS, AttackOutcome, AuditReport, Setting
 from aeppt.evaluation.utility import measure_utility
 from aeppt.predictions import Predictions
 from aeppt.shadow_predictions import ShadowPredictions
 from aeppt.version import __version__
 from aeppt_ext import ops
+
+#: Of the target's records, those that shadow models give away most are looked at apart.
+CANARY_SHARE = 0.1
 
 #: Told before each piece of work: what comes, how many pieces are done, how many there are.
 Progress = Callable[[str, int, int], None]
@@ -43,6 +47,7 @@ class Job(NamedTuple):
     attack: str
     settings: tuple[Setting, ...]
     run: Callable[[], list[NDArray[np.float64]]]
+    is_per_example: bool = False
 
 
 def audit(
@@ -133,11 +138,16 @@ def audit(
         jobs += _jobs_per_example(comparing, (shadows, protected_shadows), (target, protected))
 
     (label_only,) = CorrectnessAttack()(shadow, target)
+    canaries = None if shadows is None else _canaries(shadows, target.is_member)
     outcomes: list[AttackOutcome] = []
     for done, job in enumerate(jobs, preparations):
         tell(f"attack: {job.attack}, {' and '.join(job.settings)}", done, total)
         for setting, scores in zip(job.settings, job.run(), strict=True):
-            outcomes.append(judged(job.attack, setting, scores, label_only, target.is_member))
+            outcome = judged(job.attack, setting, scores, label_only, target.is_member)
+            if job.is_per_example and canaries is not None:
+                found = audit_canaries(scores, target.is_member, canaries)
+                outcome = replace(outcome, canaries=found)
+            outcomes.append(outcome)
     tell("done", total, total)
 
     return AuditReport(
@@ -149,7 +159,7 @@ def audit(
         floor=attack_metrics(label_only, target.is_member)["balanced_accuracy"],
         utility=measure_utility(target, protected, info.status_counts()),
         facts=_facts(target, shadow, shadows, defense, random_state),
-        warnings=size_warnings(target),
+        warnings=record_warnings(target, shadow),
     )
 
 
@@ -171,6 +181,12 @@ def _protected_shadows(
         known = shadows.of_model(model)
         probs[model] = _attackers_copy(defense, known, seed + model).protect(known.probs)
     return ShadowPredictions(probs, shadows.labels, shadows.trained_on)
+
+
+def _canaries(shadows: ShadowPredictions, is_member: NDArray[np.bool_]) -> NDArray[np.int64] | None:
+    """The most vulnerable records; None where they are all members of the target or all not."""
+    chosen = most_vulnerable(shadows, max(1, round(CANARY_SHARE * len(is_member))))
+    return chosen if is_member[chosen].any() and not is_member[chosen].all() else None
 
 
 def _behind(defense: OutputDefense, model: QueriedModel) -> QueriedModel:
@@ -203,7 +219,7 @@ def _jobs_per_example(
 ) -> list[Job]:
     (static, adaptive), (undefended, protected) = attackers, victims
     return [
-        Job(attack.name, (setting,), partial(_alone, attack, lesson, victim))
+        Job(attack.name, (setting,), partial(_alone, attack, lesson, victim), True)
         for attack in attacks
         for setting, lesson, victim in (
             (SETTINGS[0], static, undefended),

@@ -22,6 +22,8 @@ from aeppt.predictions import Predictions
 
 CONFIDENCE = 0.95
 CALIBRATION_BINS = 15
+MOST_SHARED = 0.05  # a share of records found on both sides that deserves a warning
+FEWEST_SHADOW_RECORDS = 50  # of one side; fewer deserve a warning
 MOST_TIES = 0.05  # a share of equal scores that deserves a warning
 MOST_NAMED = 10  # classes that one warning names
 
@@ -176,6 +178,38 @@ def per_class_metrics(scores: NDArray[np.float64], target: Predictions) -> pd.Da
             row[f"{name}_low"], row[f"{name}_high"] = estimate.low, estimate.high
         rows.append(row)
     return pd.DataFrame(rows).rename_axis("class")
+
+
+def record_warnings(target: Predictions, shadow: Predictions) -> tuple[str, ...]:
+    """What is doubtful about the records of an audit, one line each.
+
+    Parameters
+    ----------
+    target : Predictions
+        The records that attacks are judged on.
+    shadow : Predictions
+        Those that attackers learn on.
+    """
+    warnings = list(size_warnings(target))
+    rows = np.column_stack([target.probs.astype(np.float64), target.labels])
+    distinct, row = np.unique(rows, axis=0, return_inverse=True)
+    counts = [np.bincount(row[side], minlength=len(distinct)) for side in _sides(target)]
+    shared = int(np.minimum(*counts).sum())
+    if shared > MOST_SHARED * min(int(count.sum()) for count in counts):
+        warnings.append(
+            f"{shared} members have the very prediction and label of a non-member: the same "
+            "records may be on both sides, or the model gives few different answers"
+        )
+    fewest = min(int(side.sum()) for side in _sides(shadow))
+    if fewest < FEWEST_SHADOW_RECORDS:
+        warnings.append(
+            f"attackers learn on {fewest} shadow records of one side; with more, some may find more"
+        )
+    return tuple(warnings)
+
+
+def _sides(predictions: Predictions) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    return predictions.is_member, ~predictions.is_member
 
 
 def size_warnings(

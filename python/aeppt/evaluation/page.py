@@ -108,6 +108,7 @@ def render(report: AuditReport) -> str:
         are_open=len(by_attack) <= MOST_OPEN,
         curves=_first_curves(by_attack, verdict),
         classes=_most_exposed_classes(report, verdict),
+        canaries=[outcome for outcome in report.outcomes if outcome.canaries is not None],
         graded=_first_graded(by_attack),
         shown=[key for key in OVERVIEW if key in measured],
         settings=[s for s in SETTINGS if any(s in outcomes for outcomes in by_attack.values())],

@@ -35,6 +35,20 @@ UNDEFINED = Estimate(math.nan, math.nan, math.nan)
 
 
 @dataclass(frozen=True)
+class CanaryAudit:
+    """TPR at 0.1 % FPR with exact intervals, on the canaries and on all records.
+
+    ``members`` and ``non_members`` count canaries. With fewer than 1000 non-members an FPR of 0.1 %
+    allows no false positive at all.
+    """
+
+    canaries: Estimate
+    population: Estimate
+    members: int
+    non_members: int
+
+
+@dataclass(frozen=True)
 class AttackOutcome:
     """One attack in one setting.
 
@@ -42,6 +56,7 @@ class AttackOutcome:
     ``metrics`` maps the names in :data:`aeppt.evaluation.metrics.METRICS` to estimates.
     ``advantage`` is what its balanced accuracy adds to the label-only floor's on the same records,
     None where it was not compared. ``warnings`` are what is suspicious about the scores, in words.
+    ``canaries`` is what a per-example attack finds among the most vulnerable records.
     """
 
     attack: str
@@ -50,6 +65,7 @@ class AttackOutcome:
     metrics: dict[str, Estimate]
     advantage: Estimate | None = None
     warnings: tuple[str, ...] = ()
+    canaries: CanaryAudit | None = None
 
     @property
     def estimates(self) -> dict[str, Estimate]:
@@ -205,6 +221,7 @@ class AuditReport:
                     "setting": outcome.setting,
                     **{name: asdict(value) for name, value in outcome.estimates.items()},
                     "warnings": list(outcome.warnings),
+                    "canaries": None if outcome.canaries is None else asdict(outcome.canaries),
                 }
                 for outcome in self.outcomes
             ],
