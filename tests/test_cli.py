@@ -157,7 +157,9 @@ def test_audit_reports_every_attack(run: Run, folder: Path, tmp_path: Path) -> N
     assert report["facts"]["target records"] == "120 members, 100 non-members"
     for shown in (*names, "undefended", "static", "adaptive", "Label-only floor", str(figures)):
         assert shown in ended.out
+    assert 0 < report["utility"]["seconds_per_record"] < 1
     page = html.read_text()
+    assert "milliseconds added per record" in page
     assert page.lstrip().lower().startswith("<!doctype html>")
     assert all(name in page for name in names)
 

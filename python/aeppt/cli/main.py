@@ -106,10 +106,10 @@ def demo(
     else:
         records = load_digits()
     with ProgressDisplay(console) as progress:
-        report, _ = demonstrate(
+        report, defense = demonstrate(
             data.value, records, seed, progress.update, attacks.value, shadow_models
         )
-    _finish(report, html, json)
+    _finish(report, defense, html, json)
 
 
 @app.command()
@@ -210,18 +210,19 @@ def audit(
     from aeppt.data.tables import read_predictions, read_shadow_predictions
 
     check_folders(html, json)
+    fitted = load_defense(defense)
     with ProgressDisplay(console) as progress:
         report = run_audit(
             read_predictions(target),
             read_predictions(shadow),
-            load_defense(defense),
+            fitted,
             None if shadow_defense is None else load_defense(shadow_defense),
             attacks=attacks.value,
             shadows=None if shadows is None else read_shadow_predictions(shadows),
             random_state=seed,
             on_progress=progress.update,
         )
-    _finish(report, html, json)
+    _finish(report, fitted, html, json)
 
 
 @app.command()
@@ -254,7 +255,10 @@ def info() -> None:
         console.print(f"[bold]{name:>9}[/]  {fact}", highlight=False, soft_wrap=True)
 
 
-def _finish(report: Any, html: Path, json: Path) -> None:
+def _finish(report: Any, defense: Any, html: Path, json: Path) -> None:
+    from aeppt.evaluation import with_latency
+
+    report = with_latency(report, defense)
     report.to_html(html)
     report.to_json(json)
     console.print(audit_table(report, console.width))

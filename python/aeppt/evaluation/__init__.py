@@ -12,7 +12,7 @@ from aeppt.evaluation.results import (
     Utility,
     over_seeds,
 )
-from aeppt.evaluation.utility import measure_utility
+from aeppt.evaluation.utility import measure_utility, with_latency
 
 __all__ = [
     "AttackOutcome",
@@ -29,4 +29,5 @@ __all__ = [
     "most_vulnerable",
     "one_run_epsilon",
     "over_seeds",
+    "with_latency",
 ]
