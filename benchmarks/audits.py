@@ -7,9 +7,7 @@ setting, and writes docs/results/DATA-SEED.json and its part of docs/results.md.
 from __future__ import annotations
 
 import argparse
-import io
 import json
-import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +15,8 @@ from statistics import mean
 
 import numpy as np
 import torch
+from methods import cifar10_records
+from readme_times import between_marks
 from rich.console import Console
 from torch import nn
 
@@ -26,6 +26,8 @@ from aeppt.data import Records, load_digits, load_location
 from aeppt.evaluation import AuditReport
 from aeppt.evaluation.demonstration import demonstrate
 from aeppt.evaluation.harness import Progress
+from aeppt.evaluation.results import SETTINGS
+from aeppt.files import write_atomically
 from aeppt.models import train_shadows
 
 ROOT = Path(__file__).parent.parent
@@ -36,23 +38,7 @@ TITLES = {
     "location": "Location, network of 256 units, 1,000 members",
     "cifar10": "CIFAR-10 (JPEG), small convolutional network, 2,500 members",
 }
-SETTINGS = ("undefended", "static", "adaptive")
 POOL, EPOCHS = 5000, 25  # of CIFAR-10
-
-
-def cifar10_pools(path: str, seed: int) -> tuple[Records, Records]:
-    """Two disjoint pools of images, [n, 3, 32, 32] in [-0.5, 0.5]."""
-    from PIL import Image
-
-    with np.load(path) as files:
-        data, offsets = files["train_jpeg"].tobytes(), files["train_offsets"]
-        labels = files["train_labels"].astype(np.int64)
-    chosen = np.random.default_rng(seed).permutation(len(labels))[: 2 * POOL]
-    images = [Image.open(io.BytesIO(data[offsets[i] : offsets[i + 1]])) for i in chosen]
-    pixels = np.stack([np.asarray(image) for image in images]).transpose(0, 3, 1, 2)
-    features = pixels.astype(np.float32) / 255 - 0.5
-    both = Records(features, labels[chosen], 10)
-    return both.take(np.arange(POOL)), both.take(np.arange(POOL, 2 * POOL))
 
 
 def small_network() -> nn.Module:
@@ -65,7 +51,8 @@ def small_network() -> nn.Module:
 
 def audit_cifar10(path: str, seed: int, shadow_models: int, tell: Progress) -> AuditReport:
     """Target, shadow model and the shadow models of each record are networks of one kind."""
-    pool, other_pool = cifar10_pools(path, seed)
+    both = cifar10_records(path, 2 * POOL, seed)
+    pool, other_pool = both.take(np.arange(POOL)), both.take(np.arange(POOL, 2 * POOL))
 
     def train(records: Records, models: int, seed: int) -> ShadowPredictions:
         return train_shadows(records, models, small_network, EPOCHS, seed, on_progress=tell)
@@ -102,21 +89,25 @@ def run(data: str, path: str | None, seed: int, shadow_models: int, tell: Progre
     return demonstrate(data, records, seed, tell, "all", shadow_models)[0]
 
 
+def entries(runs: list[dict], attack: str, setting: str) -> list[dict]:
+    """One attack in one setting, of every run."""
+    wanted = (attack, setting)
+    return [e for run in runs for e in run["attacks"] if (e["attack"], e["setting"]) == wanted]
+
+
 def section(runs: list[dict]) -> str:
     """A table of one data set: balanced accuracy and AUC, the mean over seeds and their range."""
 
+    def values(attack: str, setting: str, metric: str) -> list[float]:
+        return [100 * entry[metric]["value"] for entry in entries(runs, attack, setting)]
+
     def figure(attack: str, setting: str, metric: str) -> str:
-        values = [
-            entry[metric]["value"]
-            for run in runs
-            for entry in run["attacks"]
-            if (entry["attack"], entry["setting"]) == (attack, setting)
-        ]
-        return f"{100 * mean(values):.1f} [{100 * min(values):.1f}–{100 * max(values):.1f}]"
+        found = values(attack, setting, metric)
+        return f"{mean(found):.1f} [{min(found):.1f}–{max(found):.1f}]"
 
     names = list(dict.fromkeys(entry["attack"] for entry in runs[0]["attacks"]))
     strongest = sorted(
-        names, key=lambda name: figure(name, "adaptive", "balanced_accuracy"), reverse=True
+        names, key=lambda name: mean(values(name, "adaptive", "balanced_accuracy")), reverse=True
     )
     floor = mean(run["label_only_floor"]["value"] for run in runs)
     utility = [run["utility"] for run in runs]
@@ -151,13 +142,8 @@ def canaries(runs: list[dict]) -> str:
     """What LiRA finds among the most vulnerable records, beside all."""
 
     def found(setting: str, among: str) -> str:
-        values = [
-            entry["canaries"][among]["value"]
-            for run in runs
-            for entry in run["attacks"]
-            if (entry["attack"], entry["setting"]) == ("LiRA online", setting)
-        ]
-        return f"{100 * mean(values):.0f}"
+        lira = entries(runs, "LiRA online", setting)
+        return f"{100 * mean(entry['canaries'][among]['value'] for entry in lira):.0f}"
 
     most, every = (
         ", ".join(f"{found(setting, among)} % {setting}" for setting in SETTINGS)
@@ -176,12 +162,8 @@ def write_page() -> None:
         runs = [json.loads(found.read_text()) for found in sorted(RESULTS.glob(f"{data}-*.json"))]
         text = section(runs) if runs else "Not yet measured."
         begin, end = f"<!-- {data}: benchmarks/audits.py -->", f"<!-- end of {data} -->"
-        between = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
-        whole = f"{begin}\n## {title}\n\n{text}\n{end}"
-        page = between.sub(lambda _, whole=whole: whole, page)
-    partial = PAGE.with_suffix(".partial")
-    partial.write_text(page)
-    partial.replace(PAGE)
+        page = between_marks(page, begin, end, f"## {title}\n\n{text}")
+    write_atomically(PAGE, lambda file: file.write(page.encode()))
 
 
 def main() -> None:

@@ -30,18 +30,23 @@ def demonstration_predictions(name: str, records: Records) -> tuple[Predictions,
     return known, predictions_on(model, split.members, split.fresh_non_members).probs
 
 
-def cifar10_predictions(path: str) -> tuple[Predictions, np.ndarray]:
-    """A small convolutional network, trained on 2,500 images until it knows them by heart."""
+def cifar10_records(path: str, count: int, seed: int) -> Records:
+    """Some of the training images, [count, 3, 32, 32] in [-0.5, 0.5]."""
     from PIL import Image
 
     with np.load(path) as files:
         data, offsets = files["train_jpeg"].tobytes(), files["train_offsets"]
-        every_label = files["train_labels"]
-    chosen = np.random.default_rng(0).permutation(len(every_label))[:7500]
+        labels = files["train_labels"].astype(np.int64)
+    chosen = np.random.default_rng(seed).permutation(len(labels))[:count]
     images = [Image.open(io.BytesIO(data[offsets[i] : offsets[i + 1]])) for i in chosen]
-    inputs = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
-    inputs = inputs.permute(0, 3, 1, 2).float() / 255 - 0.5
-    labels = torch.from_numpy(every_label[chosen].astype(np.int64))
+    pixels = np.stack([np.asarray(image) for image in images]).transpose(0, 3, 1, 2)
+    return Records(np.ascontiguousarray(pixels, np.float32) / 255 - 0.5, labels[chosen], 10)
+
+
+def cifar10_predictions(path: str) -> tuple[Predictions, np.ndarray]:
+    """A small convolutional network, trained on 2,500 images until it knows them by heart."""
+    records = cifar10_records(path, 7500, 0)
+    inputs, labels = torch.from_numpy(records.features), torch.from_numpy(records.labels)
     torch.manual_seed(0)
     layers: list[nn.Module] = []
     for channels, out in ((3, 32), (32, 64)):

@@ -105,13 +105,18 @@ def newest_gpu() -> Path | None:
     return max(found, key=lambda path: path.name, default=None)
 
 
+def between_marks(page: str, begin: str, end: str, text: str) -> str:
+    """The page with ``text`` between two marks, in place of what stood there."""
+    between = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+    return between.sub(lambda _: f"{begin}\n{text}\n{end}", page)
+
+
 def rewritten(readme: str) -> str:
     """README with the times in their places."""
     sections = {"CPU": cpu_times(RESULTS / "cpu.json"), "GPU": gpu_times(newest_gpu())}
     for name, text in sections.items():
         begin, end = (mark.format(name) for mark in MARKS)
-        between = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
-        readme = between.sub(lambda _, t=f"{begin}\n{text}\n{end}": t, readme)
+        readme = between_marks(readme, begin, end, text)
     return readme
 
 

@@ -259,7 +259,6 @@ class TileSearch {
     for (int64_t r = 0; r < width; ++r) slot.end[slot.order[r]] = top[r];
   }
 
-  static constexpr int64_t kTileRows = 16;    // of AMX
   static constexpr int64_t kPairsApart = 16;  // rows at a power of two would share cache sets
 
   const Search<T>& s_;

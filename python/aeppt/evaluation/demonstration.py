@@ -118,10 +118,9 @@ def demonstrate(
 
 def predictions_on(model: nn.Module, members: Records, others: Records) -> Predictions:
     """The model's predictions on records of its training set and on others."""
-    records = join_records(members, others)
     return Predictions(
         np.concatenate([predict_probs(model, part.features) for part in (members, others)]),
-        records.labels,
+        np.concatenate([members.labels, others.labels]),
         np.repeat([True, False], [len(members), len(others)]),
     )
 

@@ -232,8 +232,7 @@ def size_warnings(
         if others < round(1 / rate)
     ]
     members_of, others_of = (
-        np.bincount(target.labels[side], minlength=target.n_classes)
-        for side in (target.is_member, ~target.is_member)
+        np.bincount(target.labels[side], minlength=target.n_classes) for side in _sides(target)
     )
     one_sided = np.flatnonzero((members_of == 0) | (others_of == 0))
     if len(one_sided):
