@@ -238,7 +238,12 @@ def is_distribution(probs: Tensor) -> Tensor:
     return entries & ((total - 1).abs() <= SUM_TOLERANCE)
 
 
-def invalid_row_message(probs: Tensor, row: int, first_row: int = 0) -> str:
+def invalid_row_message(
+    probs: Tensor,
+    row: int,
+    first_row: int = 0,
+    mend: str = 'mend or remove the row, or pass on_invalid="passthrough"',
+) -> str:
     """Says what is wrong with ``probs[row]``, where rows are counted from ``first_row``."""
     values = probs[row].tolist()
     reason = f"it sums to {sum(values):.6g} (must be 1 within {SUM_TOLERANCE:g})"
@@ -246,10 +251,7 @@ def invalid_row_message(probs: Tensor, row: int, first_row: int = 0) -> str:
         if not 0 <= value < float("inf"):
             reason = f"column {column} is {value:g} (must be finite and not negative)"
             break
-    return (
-        f"probs row {first_row + row} is not a probability vector: {reason}; "
-        'mend or remove the row, or pass on_invalid="passthrough"'
-    )
+    return f"probs row {first_row + row} is not a probability vector: {reason}; {mend}"
 
 
 def check_arguments(probs: Tensor, weights: Layers, biases: Layers, features: str) -> None:

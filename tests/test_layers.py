@@ -25,6 +25,7 @@ ALLOWED = {
     "defenses": {"aeppt_ext", "files", "predictions"},
     "attacks": {"aeppt_ext", "predictions", "shadow_predictions"},
     "data": {"aeppt_ext", "files", "predictions", "shadow_predictions"},
+    "recipes": {"data", "models"},
     "models": {"aeppt_ext", "data", "defenses", "files", "predictions", "shadow_predictions"},
     "evaluation": {
         "aeppt_ext",
@@ -34,6 +35,7 @@ ALLOWED = {
         "files",
         "models",
         "predictions",
+        "recipes",
         "shadow_predictions",
         "version",
     },

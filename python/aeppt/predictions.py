@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from aeppt_ext import reference
 
@@ -78,11 +79,16 @@ def checked_probs(probs: ArrayLike) -> NDArray[np.floating]:
         raise ValueError(f"probs must be [n, k] with at least 2 classes, got {array.shape}")
     if array.dtype not in (np.float32, np.float64):
         raise TypeError(f"probs must be float32 or float64, got {array.dtype}")
-    tensor = torch.from_numpy(np.ascontiguousarray(array))
-    wrong = (~reference.is_distribution(tensor)).nonzero()
-    if len(wrong):
-        raise ValueError(reference.invalid_row_message(tensor, int(wrong[0])))
+    check_rows(torch.from_numpy(np.ascontiguousarray(array)))
     return array
+
+
+def check_rows(probs: Tensor) -> None:
+    """Raise ValueError, naming the row, where one of ``probs`` [n, k] is no distribution."""
+    wrong = (~reference.is_distribution(probs)).nonzero()
+    if len(wrong):
+        row = int(wrong[0])
+        raise ValueError(reference.invalid_row_message(probs, row, mend="mend or remove the row"))
 
 
 def checked_membership(is_member: ArrayLike, n: int) -> NDArray[np.bool_]:

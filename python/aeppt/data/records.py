@@ -39,7 +39,9 @@ class Split:
 
     The target model trains on ``members``. Its defender knows them, and ``known_non_members``.
     ``fresh_non_members`` stand for the records that strangers ask about. The attacker trains a
-    shadow model on ``shadow_members`` and knows that ``shadow_non_members`` are none.
+    shadow model on ``shadow_members`` and knows that ``shadow_non_members`` are none. Ways of
+    training that need more records than the members have ``reference`` for it, and the attacker
+    ``shadow_reference``.
     """
 
     members: Records
@@ -47,19 +49,24 @@ class Split:
     fresh_non_members: Records
     shadow_members: Records
     shadow_non_members: Records
+    reference: Records
+    shadow_reference: Records
 
 
-def split_records(records: Records, members: int, shadow_members: int, random_state: int) -> Split:
+def split_records(
+    records: Records, members: int, shadow_members: int, random_state: int, reference: int = 0
+) -> Split:
     """Shuffle, then deal: ``members`` records to each of the target's three parts.
 
-    The shadow's two parts get ``shadow_members`` records each.
+    The shadow's two parts get ``shadow_members`` records each, the two reference sets ``reference``
+    each, which leaves the others' parts as they are without it.
 
     Raises
     ------
     ValueError
         There are too few records.
     """
-    sizes = [members, members, members, shadow_members, shadow_members]
+    sizes = [members] * 3 + [shadow_members] * 2 + [reference] * 2
     if sum(sizes) > len(records):
         raise ValueError(f"the split needs {sum(sizes)} records, there are {len(records)}")
     order = np.random.default_rng(random_state).permutation(len(records))

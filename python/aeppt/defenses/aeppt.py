@@ -6,15 +6,12 @@ from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any, Literal
 
-import numpy as np
-import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from aeppt.defenses.base import OutputDefense, ProtectionInfo
+from aeppt.defenses.base import OutputDefense, ProtectionInfo, checked_fit
 from aeppt.defenses.substitute import fit_substitute
-from aeppt.predictions import checked_membership, checked_probs
 from aeppt_ext import SearchOptions, SearchResult, perturb_search
 from aeppt_ext.options import OPTION_NAMES
 
@@ -145,13 +142,7 @@ class AEPPT(OutputDefense):
         ValueError
             A row, a parameter or a shape is not valid, or one of the two sides is empty.
         """
-        rows = checked_probs(_as_array(probs))
-        membership = checked_membership(_as_array(is_member), len(rows))
-        if membership.all() or not membership.any():
-            raise ValueError(
-                f"fit needs members and non-members, got {int(membership.sum())} members "
-                f"of {len(rows)} records"
-            )
+        rows, membership = checked_fit(probs, is_member)
         if self.border is not None and not isinstance(self.border, Real):
             raise TypeError(f"border must be a number or None, got {self.border!r}")
         if self.border is not None and not 0 <= self.border <= 1:
@@ -209,7 +200,3 @@ class PerturbationSearch(nn.Module):
     def forward(self, probs: Tensor) -> Tensor:
         """Protected probabilities [n, k]."""
         return self.search(probs).probs
-
-
-def _as_array(values: ArrayLike) -> ArrayLike:
-    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, overload
+from typing import Any, ClassVar, NamedTuple, TypeVar, overload
 
 import numpy as np
 import torch
@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from aeppt.files import write_atomically
-from aeppt_ext import Status
+from aeppt.predictions import checked_membership, checked_probs
+from aeppt_ext import Status, reference
 
 Array = TypeVar("Array", NDArray[np.floating], Tensor)
 
@@ -31,7 +32,11 @@ FORMAT_VERSION = 1
 
 
 class ProtectionInfo(NamedTuple):
-    """What a defense did to each row; arrays of the kind that was protected."""
+    """What a defense did to each row; arrays of the kind that was protected.
+
+    A defense that does not search takes no steps and has no scores (NaN); its rows are UNCHANGED or
+    SUCCESS.
+    """
 
     status: Any  # [n] int8, values of aeppt.Status
     steps: Any  # [n] int32, gradient steps taken
@@ -49,8 +54,10 @@ class OutputDefense(BaseEstimator, ABC):
 
     Subclasses follow scikit-learn's estimator rules: ``__init__`` stores its arguments, ``fit``
     checks them, sets ``module_`` and ``n_features_in_`` (the number of classes), and returns self.
+    ``keeps_label`` says whether the first arg-max of every row stays.
     """
 
+    keeps_label: ClassVar[bool] = True
     module_: nn.Module
     n_features_in_: int
 
@@ -62,9 +69,14 @@ class OutputDefense(BaseEstimator, ABC):
     def build_module(self, tensors: dict[str, Tensor]) -> nn.Module:
         """The module that ``tensors`` (a module's state) belong to, for these parameters."""
 
-    @abstractmethod
     def _protect(self, probs: Tensor) -> tuple[Tensor, ProtectionInfo]:
         """Protected rows [n, k] and what was done to them."""
+        protected: Tensor = self.module_(probs)
+        l1 = reference.l1_distance(protected, probs).to(probs.dtype)
+        unscored = torch.full_like(l1, torch.nan)
+        status = torch.where(l1 > 0, Status.SUCCESS, Status.UNCHANGED).to(torch.int8)
+        steps = torch.zeros_like(status, dtype=torch.int32)
+        return protected, ProtectionInfo(status, steps, unscored, unscored, l1)
 
     @overload
     def protect(self, probs: Array) -> Array: ...
@@ -128,6 +140,32 @@ class OutputDefense(BaseEstimator, ABC):
         }
         content = save(tensors, metadata=metadata)
         write_atomically(path, lambda file: file.write(content))
+
+
+def checked_fit(
+    probs: ArrayLike, is_member: ArrayLike
+) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
+    """What every ``fit`` is given, as arrays [n, k] and [n]; tensors are read as arrays.
+
+    Raises
+    ------
+    ValueError
+        A shape or a row is not valid, or one of the two sides is empty.
+    TypeError
+        ``probs`` is neither float32 nor float64.
+    """
+    rows = checked_probs(_as_array(probs))
+    membership = checked_membership(_as_array(is_member), len(rows))
+    if membership.all() or not membership.any():
+        raise ValueError(
+            f"fit needs members and non-members, got {int(membership.sum())} members "
+            f"of {len(rows)} records"
+        )
+    return rows, membership
+
+
+def _as_array(values: ArrayLike) -> ArrayLike:
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
 
 
 def _as_tensor(probs: ArrayLike) -> Tensor:

@@ -10,8 +10,9 @@ from safetensors import SafetensorError, safe_open
 
 from aeppt.defenses.aeppt import AEPPT
 from aeppt.defenses.base import FORMAT, FORMAT_VERSION, OutputDefense
+from aeppt.defenses.undefended import Undefended
 
-DEFENSES: dict[str, type[OutputDefense]] = {"AEPPT": AEPPT}
+DEFENSES: dict[str, type[OutputDefense]] = {"AEPPT": AEPPT, "Undefended": Undefended}
 
 
 def load_defense(path: str | Path) -> OutputDefense:
