@@ -15,14 +15,13 @@ from statistics import mean
 
 import numpy as np
 import torch
-from methods import cifar10_records
 from readme_times import between_marks
 from rich.console import Console
 from torch import nn
 
 from aeppt import AEPPT, Predictions, ShadowPredictions, audit
 from aeppt.cli.display import ProgressDisplay
-from aeppt.data import Records, load_digits, load_location
+from aeppt.data import Records, load_cifar10, load_digits, load_location
 from aeppt.evaluation import AuditReport
 from aeppt.evaluation.demonstration import demonstrate
 from aeppt.evaluation.harness import Progress
@@ -51,7 +50,7 @@ def small_network() -> nn.Module:
 
 def audit_cifar10(path: str, seed: int, shadow_models: int, tell: Progress) -> AuditReport:
     """Target, shadow model and the shadow models of each record are networks of one kind."""
-    both = cifar10_records(path, 2 * POOL, seed)
+    both = load_cifar10(path, 2 * POOL, seed)
     pool, other_pool = both.take(np.arange(POOL)), both.take(np.arange(POOL, 2 * POOL))
 
     def train(records: Records, models: int, seed: int) -> ShadowPredictions:

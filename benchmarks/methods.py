@@ -8,14 +8,13 @@ that it was trained on and as many others, and other records are protected.
 from __future__ import annotations
 
 import argparse
-import io
 
 import numpy as np
 import torch
 from torch import nn
 
 from aeppt import AEPPT
-from aeppt.data import Records, load_digits, load_location, split_records
+from aeppt.data import Records, load_cifar10, load_digits, load_location, split_records
 from aeppt.evaluation.demonstration import SETUPS, predictions_on
 from aeppt.models import train_classifier
 from aeppt.predictions import Predictions
@@ -30,22 +29,9 @@ def demonstration_predictions(name: str, records: Records) -> tuple[Predictions,
     return known, predictions_on(model, split.members, split.fresh_non_members).probs
 
 
-def cifar10_records(path: str, count: int, seed: int) -> Records:
-    """Some of the training images, [count, 3, 32, 32] in [-0.5, 0.5]."""
-    from PIL import Image
-
-    with np.load(path) as files:
-        data, offsets = files["train_jpeg"].tobytes(), files["train_offsets"]
-        labels = files["train_labels"].astype(np.int64)
-    chosen = np.random.default_rng(seed).permutation(len(labels))[:count]
-    images = [Image.open(io.BytesIO(data[offsets[i] : offsets[i + 1]])) for i in chosen]
-    pixels = np.stack([np.asarray(image) for image in images]).transpose(0, 3, 1, 2)
-    return Records(np.ascontiguousarray(pixels, np.float32) / 255 - 0.5, labels[chosen], 10)
-
-
 def cifar10_predictions(path: str) -> tuple[Predictions, np.ndarray]:
     """A small convolutional network, trained on 2,500 images until it knows them by heart."""
-    records = cifar10_records(path, 7500, 0)
+    records = load_cifar10(path, 7500, 0)
     inputs, labels = torch.from_numpy(records.features), torch.from_numpy(records.labels)
     torch.manual_seed(0)
     layers: list[nn.Module] = []

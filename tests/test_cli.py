@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 
-import aeppt.data.location
+import aeppt.data.download
 from aeppt import AEPPT, Predictions, load_defense
 from aeppt.attacks import all_attacks, default_attacks, per_example_attacks
 from aeppt.cli import main
@@ -375,21 +376,14 @@ def test_a_url_of_location_is_downloaded(
 ) -> None:
     asked: list[str] = []
 
-    class Response:
-        def __enter__(self) -> Response:
-            return self
+    class Response(io.BytesIO):
+        headers: ClassVar[dict[str, str]] = {}
 
-        def __exit__(self, *_: object) -> None:
-            pass
-
-        def read(self) -> bytes:
-            return b"another file"
-
-    def urlopen(url: str) -> Response:
+    def urlopen(url: str, timeout: float) -> Response:
         asked.append(url)
-        return Response()
+        return Response(b"another file")
 
-    monkeypatch.setattr(aeppt.data.location.urllib.request, "urlopen", urlopen)
+    monkeypatch.setattr(aeppt.data.download.urllib.request, "urlopen", urlopen)
     monkeypatch.chdir(tmp_path)
     url = "https://example.org/location30.npz"
     ended = run("demo", "--data", "location", "--path", url)

@@ -7,12 +7,9 @@ columns ``p0`` … ``p{k-1}``, ``label`` and ``is_member``; other columns are ca
 from __future__ import annotations
 
 import csv
-import zlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +18,7 @@ import pyarrow.parquet
 import torch
 from numpy.typing import NDArray
 
+from aeppt.data.reading import reading
 from aeppt.files import temporary_beside, write_atomically
 from aeppt.predictions import Predictions
 from aeppt.shadow_predictions import ShadowPredictions
@@ -52,7 +50,7 @@ def read_predictions(path: str | Path) -> Predictions:
         batches = list(_batches(path))
         if not batches:
             raise ValueError(f"{path} has no rows")
-        with _reading(path):
+        with reading(path):
             table = pa.Table.from_batches(batches)
             for name in ("label", "is_member"):
                 if name not in table.column_names:
@@ -141,7 +139,7 @@ def protect_file(
         try:
             for batch in _batches(source):
                 table = pa.Table.from_batches([batch])
-                with _reading(source):
+                with reading(source):
                     given = _probabilities(table)
                 probs = _protected(given, done, source, protect)
                 for j in range(probs.shape[1]):
@@ -164,7 +162,7 @@ def count_rows(path: str | Path) -> int | None:
     """How many rows a file holds, where that is known without reading it all."""
     path = _existing(path)
     if path.suffix == ".parquet":
-        with _reading(path):
+        with reading(path):
             return int(pa.parquet.read_metadata(path).num_rows)
     return None
 
@@ -208,7 +206,7 @@ def _probabilities(table: pa.Table) -> NDArray[np.floating]:
 
 
 def _batches(path: Path) -> Iterator[pa.RecordBatch]:
-    with _reading(path):
+    with reading(path):
         if path.suffix == ".parquet":
             # Without pre_buffer, which keeps every row group that was read.
             with pa.parquet.ParquetFile(path, pre_buffer=False) as file:
@@ -237,24 +235,12 @@ def _writer(path: Path, temporary: Path, schema: pa.Schema) -> Any:
 
 
 def _read_npz(path: Path) -> dict[str, NDArray]:
-    with _reading(path):
+    with reading(path):
         file = np.load(path, allow_pickle=False)
         if not isinstance(file, np.lib.npyio.NpzFile):
             raise ValueError("it is not an .npz archive")
         with file:
             return dict(file)
-
-
-class _reading(AbstractContextManager):  # noqa: N801, used like a function
-    """Turns every way in which a file can be unreadable into one ValueError that names it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        known = (pa.ArrowException, ValueError, OSError, EOFError, BadZipFile, zlib.error)
-        if isinstance(error, known) and not str(error).startswith(str(self.path)):
-            raise ValueError(f"{self.path}: cannot read it: {error}") from error
 
 
 def _arrays(path: Path, *names: str) -> tuple[NDArray, ...]:

@@ -2,7 +2,31 @@
 
 from aeppt.defenses.aeppt import AEPPT
 from aeppt.defenses.base import OutputDefense, ProtectionInfo
-from aeppt.defenses.storage import load_defense
+from aeppt.defenses.dynanoise import DynaNoise
+from aeppt.defenses.hamp import HAMPOutput
+from aeppt.defenses.memguard import MemGuard
+from aeppt.defenses.neighborhood_blending import NeighborhoodBlending
+from aeppt.defenses.noise import GaussianNoise, ReverseSigmoid
+from aeppt.defenses.storage import DEFENSES, load_defense
+from aeppt.defenses.temperature import Temperature
+from aeppt.defenses.truncation import LabelOnly, Rounding, TopK
 from aeppt.defenses.undefended import Undefended
 
-__all__ = ["AEPPT", "OutputDefense", "ProtectionInfo", "Undefended", "load_defense"]
+__all__ = [
+    "AEPPT",
+    "DEFENSES",
+    "DynaNoise",
+    "GaussianNoise",
+    "HAMPOutput",
+    "LabelOnly",
+    "MemGuard",
+    "NeighborhoodBlending",
+    "OutputDefense",
+    "ProtectionInfo",
+    "ReverseSigmoid",
+    "Rounding",
+    "Temperature",
+    "TopK",
+    "Undefended",
+    "load_defense",
+]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, Literal
 
 from numpy.typing import ArrayLike
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from aeppt.defenses.base import OutputDefense, ProtectionInfo, checked_fit
-from aeppt.defenses.substitute import fit_substitute
+from aeppt.defenses.substitute import fit_substitute, saved_layers
 from aeppt_ext import SearchOptions, SearchResult, perturb_search
 from aeppt_ext.options import OPTION_NAMES
 
@@ -147,13 +146,9 @@ class AEPPT(OutputDefense):
             raise TypeError(f"border must be a number or None, got {self.border!r}")
         if self.border is not None and not 0 <= self.border <= 1:
             raise ValueError(f"border must be in [0, 1] or None, got {self.border!r}")
-        if not isinstance(self.hidden, Iterable):
-            raise TypeError(f"hidden must be a tuple of integers, got {self.hidden!r}")
-        if not all(isinstance(width, Integral) and width > 0 for width in self.hidden):
-            raise ValueError(f"hidden must be positive integers, got {self.hidden!r}")
         options = self._options()
         weights, biases = fit_substitute(
-            rows, membership, self.features, tuple(self.hidden), self.border, self.random_state
+            rows, membership, self.features, self.hidden, self.border, self.random_state
         )
         self.module_ = PerturbationSearch(weights, biases, options)
         self.n_features_in_ = rows.shape[1]
@@ -161,9 +156,7 @@ class AEPPT(OutputDefense):
 
     def build_module(self, tensors: dict[str, Tensor]) -> PerturbationSearch:
         """The search on a saved substitute (see :meth:`OutputDefense.build_module`)."""
-        layers = len(self.hidden) + 1
-        weights = [tensors[f"weight_{layer}"] for layer in range(layers)]
-        biases = [tensors[f"bias_{layer}"] for layer in range(layers)]
+        weights, biases = saved_layers(tensors, self.hidden)
         return PerturbationSearch(weights, biases, self._options())
 
     def _protect(self, probs: Tensor) -> tuple[Tensor, ProtectionInfo]:

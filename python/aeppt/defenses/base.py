@@ -108,7 +108,7 @@ class OutputDefense(BaseEstimator, ABC):
         """
         check_is_fitted(self, "module_")
         given_tensor = isinstance(probs, Tensor)
-        rows = probs.detach() if given_tensor else _as_tensor(probs)
+        rows = _as_tensor(probs)
         if rows.ndim != 2 or rows.shape[1] != self.n_features_in_:
             raise ValueError(
                 f"probs must be [n, {self.n_features_in_}], as this defense was fitted on "
@@ -154,8 +154,8 @@ def checked_fit(
     TypeError
         ``probs`` is neither float32 nor float64.
     """
-    rows = checked_probs(_as_array(probs))
-    membership = checked_membership(_as_array(is_member), len(rows))
+    rows = checked_probs(as_array(probs))
+    membership = checked_membership(as_array(is_member), len(rows))
     if membership.all() or not membership.any():
         raise ValueError(
             f"fit needs members and non-members, got {int(membership.sum())} members "
@@ -164,13 +164,16 @@ def checked_fit(
     return rows, membership
 
 
-def _as_array(values: ArrayLike) -> ArrayLike:
+def as_array(values: ArrayLike) -> ArrayLike:
+    """``values`` as an array, tensors included."""
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
 
 
 def _as_tensor(probs: ArrayLike) -> Tensor:
-    array = np.ascontiguousarray(probs)
-    if array.dtype not in (np.float32, np.float64):
-        raise TypeError(f"probs must be float32 or float64, got {array.dtype}")
+    values = probs.detach() if isinstance(probs, Tensor) else np.ascontiguousarray(probs)
+    if str(values.dtype).removeprefix("torch.") not in ("float32", "float64"):
+        raise TypeError(f"probs must be float32 or float64, got {values.dtype}")
+    if isinstance(values, Tensor):
+        return values
     # A read-only array is copied: torch has no notion of read-only memory.
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
+    return torch.from_numpy(values if values.flags.writeable else values.copy())

@@ -2,31 +2,38 @@
 
 A defense that drew fresh noise for each query could be asked many times and averaged. Here the same
 row gets the same numbers, for ever, in any batch, process and replica that holds the key, and
-nobody without the key can tell them from fresh ones.
+nobody without the key can tell them from fresh ones. Rows further apart than rounding get other
+numbers, so whoever changes a record a little each time still sees fresh noise.
 """
 
 from __future__ import annotations
 
 import hashlib
 import secrets
+from numbers import Integral
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from aeppt.defenses.rows import logits
+
 KEY_BYTES = 32
-#: Rows are rounded to multiples of this before they are hashed: replicas that compute a row with
-#: other rounding errors still agree on its numbers.
-QUANTUM = 2.0**-12
+#: The logarithms of a row are rounded to multiples of this many nats before they are hashed:
+#: replicas that compute a row with other rounding errors still agree on its numbers. Logarithms,
+#: since confident rows differ in nothing else: rounded themselves, most would be the same row.
+QUANTUM = 2.0**-3
 
 
 def new_key(random_state: int | None) -> Tensor:
     """A key [32] uint8: drawn by the operating system for None, else made from the seed.
 
-    Whoever knows the seed knows the key.
+    Whoever knows the seed knows the key. TypeError where the seed is no integer.
     """
     if random_state is None:
         return torch.tensor(list(secrets.token_bytes(KEY_BYTES)), dtype=torch.uint8)
+    if not isinstance(random_state, Integral):
+        raise TypeError(f"random_state must be an integer or None, got {random_state!r}")
     digest = hashlib.blake2b(f"aeppt key {random_state}".encode(), digest_size=KEY_BYTES).digest()
     return torch.tensor(list(digest), dtype=torch.uint8)
 
@@ -37,7 +44,7 @@ def keyed_uniforms(key: Tensor, probs: Tensor, count: int) -> Tensor:
     SHAKE-256 of the key and the rounded row, expanded to as many numbers as asked for; the first
     ones do not depend on ``count``.
     """
-    grid = (probs.double() / QUANTUM).round().to(torch.int32).cpu().numpy().astype("<i4")
+    grid = (logits(probs.double()) / QUANTUM).round().to(torch.int16).cpu().numpy().astype("<i2")
     prefix = bytes(key.tolist())
     content = b"".join(hashlib.shake_256(prefix + row.tobytes()).digest(8 * count) for row in grid)
     bits = np.frombuffer(content, "<u8").reshape(len(grid), count)

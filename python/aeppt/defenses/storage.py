@@ -10,9 +10,33 @@ from safetensors import SafetensorError, safe_open
 
 from aeppt.defenses.aeppt import AEPPT
 from aeppt.defenses.base import FORMAT, FORMAT_VERSION, OutputDefense
+from aeppt.defenses.dynanoise import DynaNoise
+from aeppt.defenses.hamp import HAMPOutput
+from aeppt.defenses.memguard import MemGuard
+from aeppt.defenses.neighborhood_blending import NeighborhoodBlending
+from aeppt.defenses.noise import GaussianNoise, ReverseSigmoid
+from aeppt.defenses.temperature import Temperature
+from aeppt.defenses.truncation import LabelOnly, Rounding, TopK
 from aeppt.defenses.undefended import Undefended
 
-DEFENSES: dict[str, type[OutputDefense]] = {"AEPPT": AEPPT, "Undefended": Undefended}
+#: Every defense there is, by the name that its file holds.
+DEFENSES: dict[str, type[OutputDefense]] = {
+    defense.__name__: defense
+    for defense in (
+        AEPPT,
+        DynaNoise,
+        GaussianNoise,
+        HAMPOutput,
+        LabelOnly,
+        MemGuard,
+        NeighborhoodBlending,
+        ReverseSigmoid,
+        Rounding,
+        Temperature,
+        TopK,
+        Undefended,
+    )
+}
 
 
 def load_defense(path: str | Path) -> OutputDefense:
@@ -56,7 +80,7 @@ def load_defense(path: str | Path) -> OutputDefense:
         # One row through it shows whether tensors, parameters and classes belong together.
         k = defense.n_features_in_
         defense.protect(np.full((1, k), 1 / k))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} is a damaged aeppt defense ({type(error).__name__}: {error})"
         ) from error

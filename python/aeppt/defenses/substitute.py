@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -48,10 +50,21 @@ def fit_substitute(
     -------
     weights, biases : lists of float32 Tensor [out, in], [out]
         The last layer's one output is the logit of "member".
+
+    Raises
+    ------
+    ValueError
+        A hidden width is not a positive integer.
+    TypeError
+        ``hidden`` is no sequence.
     """
+    if not isinstance(hidden, Iterable):
+        raise TypeError(f"hidden must be a tuple of integers, got {hidden!r}")
+    if not all(isinstance(width, Integral) and width > 0 for width in hidden):
+        raise ValueError(f"hidden must be positive integers, got {hidden!r}")
     inputs, _ = reference.extract_features(torch.from_numpy(probs), features)
     classifier = MLPClassifier(
-        hidden, alpha=WEIGHT_DECAY, max_iter=MAX_EPOCHS, random_state=random_state
+        tuple(hidden), alpha=WEIGHT_DECAY, max_iter=MAX_EPOCHS, random_state=random_state
     )
     with warnings.catch_warnings():  # the number of epochs is a choice, not a failure
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -63,3 +76,11 @@ def fit_substitute(
         scores = reference.score(members, weights, biases, features).numpy()
         biases[-1] -= float(np.quantile(scores, border))
     return weights, biases
+
+
+def saved_layers(
+    tensors: dict[str, Tensor], hidden: tuple[int, ...]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The weights and biases of a substitute of these widths among a module's saved tensors."""
+    layers = range(len(hidden) + 1)
+    return [tensors[f"weight_{i}"] for i in layers], [tensors[f"bias_{i}"] for i in layers]

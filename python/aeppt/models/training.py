@@ -22,6 +22,8 @@ Architecture = Callable[[], nn.Module]
 BatchLoss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 #: Called with the number of epochs done.
 OnEpoch = Callable[[int], None]
+#: From a model in eval mode, after an epoch, to whether training ends there.
+StopsAt = Callable[[nn.Module], bool]
 
 
 def mean_cross_entropy(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
@@ -68,6 +70,7 @@ def train(
     batch_loss: BatchLoss = mean_cross_entropy,
     weight_decay: float = 0.0,
     on_epoch: OnEpoch | None = None,
+    stops_at: StopsAt | None = None,
 ) -> nn.Module:
     """Train ``model`` in place with Adam, and put it in eval mode.
 
@@ -86,6 +89,8 @@ def train(
         Of Adam: the factor of the parameters that their gradient is raised by (an L2 penalty).
     on_epoch : callable or None
         Called with the number of epochs done, after each.
+    stops_at : callable or None
+        From the model in eval mode to whether training ends; called after each epoch.
     """
     inputs, labels = torch.from_numpy(records.features), torch.from_numpy(records.labels)
     generator = torch.Generator().manual_seed(random_state)
@@ -100,6 +105,8 @@ def train(
                 optimizer.step()
             if on_epoch is not None:
                 on_epoch(epoch + 1)
+            if stops_at is not None and stops_at(model.eval()):
+                break
     return model.eval()
 
 
