@@ -1,4 +1,4 @@
-"""``aeppt demo | fit | protect | audit | info``.
+"""``aeppt demo | fit | protect | audit | compare | info``.
 
 Errors are one line that says what, where and how to mend, with exit code 2; ``--debug`` shows the
 traceback instead. A command imports what only it needs.
@@ -16,7 +16,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from aeppt.cli.compare import compare
 from aeppt.cli.display import ProgressDisplay, audit_table, protection_summary
+from aeppt.cli.options import Attacks, AttacksOption
 from aeppt.files import check_folders
 
 app = typer.Typer(
@@ -34,13 +36,6 @@ class DataSet(str, enum.Enum):
 
     digits = "digits"
     location = "location"
-
-
-class Attacks(str, enum.Enum):
-    """How many attacks run."""
-
-    default = "default"
-    all = "all"
 
 
 class Direction(str, enum.Enum):
@@ -64,9 +59,6 @@ class Space(str, enum.Enum):
     prob = "prob"
 
 
-AttacksOption = Annotated[
-    Attacks, typer.Option(help="The usual few, or every kind that the data allow.")
-]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same result.")]
 OutputHtml = Annotated[Path, typer.Option(help="Where the report page goes.")]
 OutputJson = Annotated[Path, typer.Option(help="Where the report's figures go.")]
@@ -223,6 +215,9 @@ def audit(
             on_progress=progress.update,
         )
     _finish(report, fitted, html, json)
+
+
+app.command()(compare)
 
 
 @app.command()

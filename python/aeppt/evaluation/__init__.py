@@ -1,7 +1,15 @@
-"""The audit: attacks with and without a defense, with intervals, and the report of it."""
+"""The audit of a defense and the comparison of many: attacks, intervals, costs, reports."""
 
 from aeppt.evaluation.canaries import audit_canaries, mislabel, most_vulnerable
+from aeppt.evaluation.comparison import Comparison, compare, undominated
 from aeppt.evaluation.epsilon import epsilon_lower_bound, one_run_epsilon
+from aeppt.evaluation.experiment import (
+    Experiment,
+    Sizes,
+    given_experiment,
+    run_experiment,
+    training_by,
+)
 from aeppt.evaluation.harness import audit
 from aeppt.evaluation.results import (
     AttackOutcome,
@@ -18,16 +26,24 @@ __all__ = [
     "AttackOutcome",
     "AuditReport",
     "CanaryAudit",
+    "Comparison",
     "Estimate",
+    "Experiment",
+    "Sizes",
     "TradeOff",
     "Utility",
     "audit",
     "audit_canaries",
+    "compare",
     "epsilon_lower_bound",
+    "given_experiment",
     "measure_utility",
     "mislabel",
     "most_vulnerable",
     "one_run_epsilon",
     "over_seeds",
+    "run_experiment",
+    "training_by",
+    "undominated",
     "with_latency",
 ]

@@ -81,43 +81,50 @@ def render(report: AuditReport) -> str:
     verdict = Verdict.of(report)
     by_attack = _strongest_first(report)
     measured = {key for outcome in report.outcomes for key in outcome.estimates}
-    environment = Environment(
+    return (
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            title=report.title,
+            report=report,
+            estimate=_estimate,
+            is_above=lambda outcome: _excess(outcome, report.floor).low > 0,
+            is_member=is_member,
+            members=np.count_nonzero(is_member),
+            non_members=np.count_nonzero(~is_member),
+            l1=np.abs(report.target.probs.astype(np.float64) - report.protected.probs).sum(1),
+            verdict=verdict,
+            warnings=_warnings(report),
+            outcomes=[outcome for outcomes in by_attack.values() for outcome in outcomes.values()],
+            by_attack=by_attack,
+            are_open=len(by_attack) <= MOST_OPEN,
+            curves=_first_curves(by_attack, verdict),
+            classes=_most_exposed_classes(report, verdict),
+            canaries=[outcome for outcome in report.outcomes if outcome.canaries is not None],
+            graded=_first_graded(by_attack),
+            shown=[key for key in OVERVIEW if key in measured],
+            settings=[s for s in SETTINGS if any(s in outcomes for outcomes in by_attack.values())],
+            metrics={
+                key: name
+                for key, name in {**METRICS, "advantage": ADVANTAGE}.items()
+                if key in measured
+            },
+        )
+    )
+
+
+def environment() -> Environment:
+    """Where templates of pages are found, and what they may use."""
+    made = Environment(
         loader=PackageLoader("aeppt", "evaluation"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(value=_value, interval=_interval, figure=_figure)
-    environment.globals.update(
-        estimate=_estimate,
-        is_above=lambda outcome: _excess(outcome, report.floor).low > 0,
-        isfinite=np.isfinite,
-        plots=plots,
-    )
-    return environment.get_template("page.html.j2").render(
-        report=report,
-        is_member=is_member,
-        members=np.count_nonzero(is_member),
-        non_members=np.count_nonzero(~is_member),
-        l1=np.abs(report.target.probs.astype(np.float64) - report.protected.probs).sum(1),
-        verdict=verdict,
-        warnings=_warnings(report),
-        outcomes=[outcome for outcomes in by_attack.values() for outcome in outcomes.values()],
-        by_attack=by_attack,
-        are_open=len(by_attack) <= MOST_OPEN,
-        curves=_first_curves(by_attack, verdict),
-        classes=_most_exposed_classes(report, verdict),
-        canaries=[outcome for outcome in report.outcomes if outcome.canaries is not None],
-        graded=_first_graded(by_attack),
-        shown=[key for key in OVERVIEW if key in measured],
-        settings=[s for s in SETTINGS if any(s in outcomes for outcomes in by_attack.values())],
-        metrics={
-            key: name
-            for key, name in {**METRICS, "advantage": ADVANTAGE}.items()
-            if key in measured
-        },
-    )
+    made.filters.update(value=_value, interval=_interval, figure=_figure)
+    made.globals.update(isfinite=np.isfinite, plots=plots)
+    return made
 
 
 def _estimate(outcome: AttackOutcome | None, metric: str) -> Estimate:

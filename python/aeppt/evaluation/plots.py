@@ -1,4 +1,4 @@
-"""The figures of audits: attacks, ROC curves, scores, distortion, calibration, trade-offs.
+"""The figures of audits and comparisons: attacks, ROC curves, scores, distortion, trade-offs.
 
 Every function takes arrays or audit results and returns a Figure of its own; nothing goes through
 pyplot, and the user's matplotlib settings do not reach in. A setting has the same colour, line and
@@ -9,14 +9,16 @@ may be recoloured to fit the page around it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import StringIO
 from typing import Any
 
 import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
 from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
@@ -37,6 +39,10 @@ MARKERS: dict[Setting, str] = {"undefended": "o", "static": "s", "adaptive": "D"
 CURVE_POINTS = 300
 MOST_BINS = 40
 LABEL_GAP = 0.055  # between names in a margin, as a share of the axis
+NUMBER_BOX = np.array([8.5, 7.0])  # that a number beside a point takes, in typographic points
+MARKER_SIZE = 5.5  # of points that have a number, in typographic points
+FRONTIER_LINES = ("-", "--", ":")
+LEGEND_COLUMNS, LEGEND_ROW = 2, 0.16  # the latter in inches
 LEAST_L1 = 1e-6  # smaller changes are rounding, and drawn there
 
 _GUESSING: dict[str, Any] = {"color": INK, "linewidth": 0.9, "linestyle": ":"}
@@ -301,6 +307,99 @@ def leakage_against_distortion(
 
 
 @_styled
+def leakage_against_cost(
+    costs: NDArray[np.float64],
+    leakage: Sequence[Estimate],
+    groups: Sequence[str],
+    kinds: Sequence[str],
+    floors: NDArray[np.float64],
+    frontiers: Mapping[str, NDArray[np.bool_]],
+    cost_name: str,
+    names: Sequence[str] = (),
+) -> Figure:
+    """What is left to the strongest adaptive attacker against its cost, a point per contender.
+
+    Points are numbered from 1, in the order given. Costs are drawn as square roots with their sign,
+    since most contenders cost little.
+
+    Parameters
+    ----------
+    costs : array [n]
+    leakage : sequence of n Estimate
+        Balanced accuracies.
+    groups : sequence of n str
+        Points of one group look alike.
+    kinds : sequence of str
+        All groups, in the order in which colours are given and named.
+    floors : array [n]
+        Balanced accuracy of the label-only attack on each; drawn as one line, or as a band.
+    frontiers : mapping from str to array [n], bool
+        Lines to draw, and the points that they go through: no other is lower at a lower cost.
+    cost_name : str
+        What the horizontal axis is called.
+    names : sequence of n str, or empty
+        What the numbers stand for; written at the right.
+    """
+    legend_rows = math.ceil((len(frontiers) + len(kinds)) / LEGEND_COLUMNS)
+    height = 3.3 + LEGEND_ROW * legend_rows
+    figure = Figure(figsize=(7.6, max(height, 0.18 * len(names))) if names else (4.6, height))
+    axes = figure.subplots()
+    axes.set_xscale("function", functions=(_signed_root, _signed_square))
+    looks: dict[str, dict[str, Any]] = {
+        kind: {
+            "color": DEFENSE_COLOURS[number % len(DEFENSE_COLOURS)],
+            "marker": DEFENSE_MARKERS[number % len(DEFENSE_MARKERS)],
+            "markersize": MARKER_SIZE,
+        }
+        for number, kind in enumerate(kinds)
+    }
+    for cost, estimate, group in zip(costs, leakage, groups, strict=True):
+        look = looks[group]
+        _draw_point(axes, cost, estimate, ecolor=to_rgba(look["color"], 0.4), **look)
+    lowest, highest = floors.min(), floors.max()
+    axes.axhspan(lowest, highest, color=INK, alpha=0.12, linewidth=0, zorder=0)
+    for floor in {lowest, highest}:
+        axes.axhline(floor, color=INK, linewidth=0.9, zorder=0)
+    axes.margins(0.07)
+    axes.yaxis.set_major_formatter(FuncFormatter(_percent))
+    axes.set(xlabel=cost_name, ylabel="balanced accuracy, strongest adaptive attack")
+    axes.annotate(
+        "label-only floor" if lowest == highest else "label-only floors",
+        (1, lowest),
+        (0, -2),
+        xycoords=axes.get_yaxis_transform(),
+        textcoords="offset points",
+        ha="right",
+        va="top",
+    )
+    values = np.array([estimate.value for estimate in leakage])  # [n]
+    lines = [
+        _draw_frontier(axes, costs[frontier], values[frontier], label=name, linestyle=line)
+        for (name, frontier), line in zip(frontiers.items(), FRONTIER_LINES, strict=False)
+        if frontier.any()
+    ]
+    shown = [Line2D([], [], linestyle="", label=kind, **look) for kind, look in looks.items()]
+    figure.legend(
+        handles=[*lines, *(shown if len(kinds) > 1 else [])],
+        loc="outside upper left",
+        ncols=LEGEND_COLUMNS,
+    )
+    for row, name in enumerate(names):
+        is_on_one = any(frontier[row] for frontier in frontiers.values())
+        axes.text(
+            1.04,
+            1 - row / len(names),
+            f"{row + 1}  {name}",
+            transform=axes.transAxes,
+            va="top",
+            weight="bold" if is_on_one else "normal",
+            fontsize=7.5,
+        )
+    _number_points(figure, axes, np.column_stack([costs, values]))
+    return figure
+
+
+@_styled
 def to_svg(figure: Figure) -> str:
     """The figure as SVG text without a date; the same figure gives the same text."""
     file = StringIO()
@@ -348,6 +447,68 @@ def _label_at_the_right(axes: Axes, ends: Sequence[tuple[float, float, str, str]
             va="center",
             arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.8, "linestyle": ":"},
         )
+
+
+def _draw_frontier(
+    axes: Axes, costs: NDArray[np.float64], values: NDArray[np.float64], **look: Any
+) -> Line2D:
+    """Steps through all points, of which none is lower at a lower cost, to the axes' ends."""
+    axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # steps to the ends must not move these
+    order = np.argsort(costs, kind="stable")
+    costs, values = costs[order], values[order]
+    (line,) = axes.step(
+        [costs[0], *costs, axes.get_xlim()[1]],
+        [axes.get_ylim()[1], *values, values[-1]],
+        where="post",
+        color=INK,
+        linewidth=1.1,
+        zorder=1,
+        **look,
+    )
+    return line
+
+
+def _number_points(figure: Figure, axes: Axes, points: NDArray[np.float64]) -> None:
+    """Write 1 to n beside ``points`` [n, 2]; nothing that moves them may follow."""
+    figure.draw_without_rendering()  # settles where they lie
+    places = 72 / figure.dpi * axes.transData.transform(points)
+    for number, (point, offset) in enumerate(zip(points, _beside(places), strict=True), 1):
+        axes.annotate(
+            str(number),
+            tuple(point),
+            tuple(offset),
+            textcoords="offset points",
+            ha="center",
+            va="center_baseline",
+            fontsize=7,
+        )
+
+
+def _beside(points: NDArray[np.float64]) -> Iterator[NDArray[np.float64]]:
+    """For each of ``points`` [n, 2] an offset at which a number meets no point or other number.
+
+    Where there is none, the one nearest to the point is taken that meets the fewest.
+    """
+    # Diagonals first: bars go up and down, and frontiers leave a point upwards and to the right.
+    directions = np.array([(1, 1), (-1, -1), (-1, 1), (1, -1), (1, 0), (-1, 0), (0, 1), (0, -1)])
+    offsets = np.concatenate([ring * directions * NUMBER_BOX for ring in (0.9, 1.7, 2.5)])
+    numbers = np.empty((0, 2))
+    for point in points:
+        centres = point + offsets
+        gaps_to_points = np.abs(centres[:, None] - points) - (NUMBER_BOX + MARKER_SIZE) / 2
+        gaps_to_numbers = np.abs(centres[:, None] - numbers) - NUMBER_BOX
+        met = (gaps_to_points < 0).all(2).sum(1) + (gaps_to_numbers < 0).all(2).sum(1)
+        best = met.argmin()
+        numbers = np.concatenate([numbers, centres[best : best + 1]])
+        yield offsets[best]
+
+
+def _signed_root(values: NDArray) -> NDArray:
+    return np.asarray(np.sign(values) * np.sqrt(np.abs(values)))
+
+
+def _signed_square(values: NDArray) -> NDArray:
+    return np.asarray(np.sign(values) * np.square(values))
 
 
 def _bins(n: int) -> int:
