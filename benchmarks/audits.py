@@ -161,7 +161,7 @@ def write_page() -> None:
         runs = [json.loads(found.read_text()) for found in sorted(RESULTS.glob(f"{data}-*.json"))]
         text = section(runs) if runs else "Not yet measured."
         begin, end = f"<!-- {data}: benchmarks/audits.py -->", f"<!-- end of {data} -->"
-        page = between_marks(page, begin, end, f"## {title}\n\n{text}")
+        page = between_marks(page, begin, end, f"### {title}\n\n{text}")
     write_atomically(PAGE, lambda file: file.write(page.encode()))
 
 

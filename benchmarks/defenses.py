@@ -196,8 +196,6 @@ def write_page(docs: Path) -> None:
     page = (docs / "results.md").read_text()
     for name, text in texts.items():
         begin, end = f"<!-- {name}: benchmarks/defenses.py -->", f"<!-- end of {name} -->"
-        if begin not in page:
-            page += f"\n{begin}\n{end}\n"
         page = between_marks(page, begin, end, text)
     write_atomically(docs / "results.md", lambda file: file.write(page.encode()))
 

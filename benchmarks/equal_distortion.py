@@ -12,8 +12,8 @@ who know the defense fit copies of it with the very same budget. Intervals of on
 records; those of means and differences are t intervals over seeds, paired where they compare.
 
 A seed that is finished is kept in build/equal-distortion-DATA-SEED.json and not run again: remove
-it there after a change. Writes docs/results/equal-distortion-DATA.json and .svg, and prints a
-table.
+it there after a change. Writes docs/results/equal-distortion-DATA.json and .svg, and its table in
+docs/results.md.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ import numpy as np
 import torch
 from audits import EPOCHS, TITLES, small_network
 from numpy.typing import NDArray
+from readme_times import between_marks
 from rich.console import Console
 from scipy.stats import t
 from sklearn.base import clone
@@ -354,7 +355,14 @@ def main() -> None:
     results_of_all = {**facts, "summary": summary, "runs": runs}
     write(results / f"{name}.json", json.dumps(as_json(results_of_all), indent=2, allow_nan=False))
     write(results / f"{name}.svg", draw(summary))
-    print(table(summary, len(runs)))
+    page = results.with_suffix(".md")
+    begin, end = (f"<!-- {name}: benchmarks/equal_distortion.py -->", f"<!-- end of {name} -->")
+    text = (
+        f"### {TITLES[arguments.data]}\n\n{data.sizes.shadow_models} shadow models of each record; "
+        f"{len(runs)} seeds.\n\n{table(summary, len(runs))}\n\n"
+        f"![Leakage at equal distortion](results/{name}.svg)"
+    )
+    write(page, between_marks(page.read_text(), begin, end, text))
 
 
 if __name__ == "__main__":

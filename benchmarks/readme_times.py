@@ -106,7 +106,9 @@ def newest_gpu() -> Path | None:
 
 
 def between_marks(page: str, begin: str, end: str, text: str) -> str:
-    """The page with ``text`` between two marks, in place of what stood there."""
+    """The page with ``text`` between two marks, in place of what stood there; or at its end."""
+    if begin not in page:
+        page += f"\n{begin}\n{end}\n"
     between = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
     return between.sub(lambda _: f"{begin}\n{text}\n{end}", page)
 
