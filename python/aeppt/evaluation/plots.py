@@ -47,7 +47,7 @@ LEAST_L1 = 1e-6  # smaller changes are rounding, and drawn there
 
 _GUESSING: dict[str, Any] = {"color": INK, "linewidth": 0.9, "linestyle": ":"}
 
-_styled = matplotlib.style.context(
+styled = matplotlib.style.context(
     [
         "default",
         {
@@ -75,7 +75,7 @@ _styled = matplotlib.style.context(
 )
 
 
-@_styled
+@styled
 def balanced_accuracies(outcomes: Sequence[AttackOutcome], floor: Estimate) -> Figure:
     """Balanced accuracy of every attack in every setting, with intervals, beside the floor.
 
@@ -121,13 +121,13 @@ def balanced_accuracies(outcomes: Sequence[AttackOutcome], floor: Estimate) -> F
     axes.set_ylim(len(attacks) - 0.5, -0.5)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
-    axes.xaxis.set_major_formatter(FuncFormatter(_percent))
+    axes.xaxis.set_major_formatter(FuncFormatter(percent))
     axes.set_xlabel("balanced accuracy")
     figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 
-@_styled
+@styled
 def roc_curves(is_member: NDArray[np.bool_], outcomes: Iterable[AttackOutcome]) -> Figure:
     """ROC curves of one attack, one per setting, on logarithmic axes.
 
@@ -157,13 +157,13 @@ def roc_curves(is_member: NDArray[np.bool_], outcomes: Iterable[AttackOutcome]) 
     axes.set(xscale="log", yscale="log", xlim=(lowest, 1), ylim=(lowest, 1.05))
     axes.set(xlabel="false positive rate", ylabel="true positive rate")
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(_percent))
+        axis.set_major_formatter(FuncFormatter(percent))
         axis.set_minor_locator(NullLocator())
     figure.legend(loc="outside upper center", ncols=3)
     return figure
 
 
-@_styled
+@styled
 def score_histogram(is_member: NDArray[np.bool_], scores: NDArray, setting: Setting) -> Figure:
     """How an attack's scores lie for members and for non-members, each as a share of its side.
 
@@ -190,7 +190,7 @@ def score_histogram(is_member: NDArray[np.bool_], scores: NDArray, setting: Sett
     return figure
 
 
-@_styled
+@styled
 def distortion_histogram(is_member: NDArray[np.bool_], l1: NDArray) -> Figure:
     """How far the defense moved the rows, on a logarithmic axis; rows left alone are counted apart.
 
@@ -209,10 +209,10 @@ def distortion_histogram(is_member: NDArray[np.bool_], l1: NDArray) -> Figure:
         unchanged = [
             np.mean(l1[side] == 0) if side.any() else 0 for side in (is_member, ~is_member)
         ]
-        notes = [f" ({_percent(share)} unchanged)" for share in unchanged]
+        notes = [f" ({percent(share)} unchanged)" for share in unchanged]
         _draw_sides(axes, moved, is_member, edges, PROTECTED, notes)
         axes.set(xscale="log", xlim=(edges[0], edges[-1]))
-        axes.xaxis.set_major_formatter(FuncFormatter(_plain))
+        axes.xaxis.set_major_formatter(FuncFormatter(plain))
         figure.legend(loc="outside upper center", ncols=1)
     else:
         axes.text(0.5, 0.5, "no row was changed", transform=axes.transAxes, ha="center")
@@ -221,7 +221,7 @@ def distortion_histogram(is_member: NDArray[np.bool_], l1: NDArray) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def reliability_diagram(before: NDArray, after: NDArray, labels: NDArray[np.int64]) -> Figure:
     """Accuracy against confidence before and after the defense; below, where the rows lie.
 
@@ -261,11 +261,11 @@ def reliability_diagram(before: NDArray, after: NDArray, labels: NDArray[np.int6
     figure.legend(loc="outside upper center", ncols=3)
     shares.set(xlabel="confidence (largest probability)", ylabel="share of rows")
     for axis in (curve.yaxis, shares.xaxis, shares.yaxis):
-        axis.set_major_formatter(FuncFormatter(_percent))
+        axis.set_major_formatter(FuncFormatter(percent))
     return figure
 
 
-@_styled
+@styled
 def leakage_against_distortion(
     points: Sequence[TradeOff], floor: Estimate, undefended: Estimate
 ) -> Figure:
@@ -299,14 +299,14 @@ def leakage_against_distortion(
         knobs = " to ".join(f"{p.knob:g}" for p in dict.fromkeys((line[0], line[-1])))
         ends.append((last.l1, last.leakage.value, f"{defense}, {knobs}", colour))
     axes.margins(y=0.08)
-    axes.yaxis.set_major_formatter(FuncFormatter(_percent))
+    axes.yaxis.set_major_formatter(FuncFormatter(percent))
     axes.set_xlabel("mean L1 distance between a row before and after")
     axes.set_ylabel("balanced accuracy, strongest adaptive attack")
     _label_at_the_right(axes, ends)
     return figure
 
 
-@_styled
+@styled
 def leakage_against_cost(
     costs: NDArray[np.float64],
     leakage: Sequence[Estimate],
@@ -361,7 +361,7 @@ def leakage_against_cost(
     for floor in {lowest, highest}:
         axes.axhline(floor, color=INK, linewidth=0.9, zorder=0)
     axes.margins(0.07)
-    axes.yaxis.set_major_formatter(FuncFormatter(_percent))
+    axes.yaxis.set_major_formatter(FuncFormatter(percent))
     axes.set(xlabel=cost_name, ylabel="balanced accuracy, strongest adaptive attack")
     axes.annotate(
         "label-only floor" if lowest == highest else "label-only floors",
@@ -399,7 +399,7 @@ def leakage_against_cost(
     return figure
 
 
-@_styled
+@styled
 def to_svg(figure: Figure) -> str:
     """The figure as SVG text without a date; the same figure gives the same text."""
     file = StringIO()
@@ -425,7 +425,7 @@ def _draw_sides(
         counts, _ = np.histogram(values[side], edges)
         axes.stairs(counts / max(np.count_nonzero(side), 1), edges, label=name, **look)
     axes.set_ylabel("share of rows")
-    axes.yaxis.set_major_formatter(FuncFormatter(_percent))
+    axes.yaxis.set_major_formatter(FuncFormatter(percent))
 
 
 def _draw_point(axes: Axes, x: float, estimate: Estimate, **look: Any) -> None:
@@ -515,9 +515,9 @@ def _bins(n: int) -> int:
     return min(MOST_BINS, max(5, math.isqrt(n)))
 
 
-def _percent(value: float, _position: int | None = None) -> str:
+def percent(value: float, _position: int | None = None) -> str:
     return f"{100 * value:.3g}\u202f%"
 
 
-def _plain(value: float, _position: int | None = None) -> str:
+def plain(value: float, _position: int | None = None) -> str:
     return f"{value:g}"
