@@ -52,7 +52,8 @@ AEPPT behind it, least adaptive leakage first; with their default parameters whe
   that of plain training, roughly.
 - ◆: no other is as good in adaptive leakage, L1 and accuracy, and better in one.
 
-All but *ECE*, *L1*, *ms* and *training* in per cent."""
+All but *ECE*, *L1*, *ms* and *training* in per cent. By its accountant, DPSGD's training is
+(ε, δ)-private with ε = 16 and δ = 0.001 on Location, and ε = 59 and δ = 0.005 on digits."""
 
 #: Forms in which a defense or a way of training is compared; one that is not here, by its defaults.
 FORMS: dict[str, tuple[str, ...]] = {

@@ -47,6 +47,7 @@ LEAST_L1 = 1e-6  # smaller changes are rounding, and drawn there
 
 _GUESSING: dict[str, Any] = {"color": INK, "linewidth": 0.9, "linestyle": ":"}
 
+#: Decorates what draws a figure: the style of all of them.
 styled = matplotlib.style.context(
     [
         "default",
@@ -516,8 +517,10 @@ def _bins(n: int) -> int:
 
 
 def percent(value: float, _position: int | None = None) -> str:
+    """A share as a tick's label, such as "52.5 %"."""
     return f"{100 * value:.3g}\u202f%"
 
 
 def plain(value: float, _position: int | None = None) -> str:
+    """A number as a tick's label."""
     return f"{value:g}"
