@@ -92,7 +92,8 @@ class BinaryDataSet:
         """All rows of small whole numbers; parsed a block at a time, one byte each."""
         rows = np.empty((self.n_records, columns), np.int8)
         names = [str(column) for column in range(columns)]
-        read = pa.csv.ReadOptions(column_names=names, block_size=BLOCK_BYTES)
+        # One thread, since errors name the row only then.
+        read = pa.csv.ReadOptions(column_names=names, block_size=BLOCK_BYTES, use_threads=False)
         convert = pa.csv.ConvertOptions(
             column_types=dict.fromkeys(names, pa.int8()), null_values=[]
         )
