@@ -13,7 +13,7 @@ import json
 from functools import partial
 from pathlib import Path
 
-from audits import TITLES, small_network
+from audits import EPOCHS, TITLES, small_network
 from readme_times import between_marks
 from rich.console import Console
 
@@ -31,7 +31,7 @@ from aeppt.models.training import Architecture, relu_network
 
 ROOT = Path(__file__).parent.parent
 PLAIN, TOP = "Plain", "AEPPT"
-CIFAR_MEMBERS, CIFAR_EPOCHS = 2500, 25
+CIFAR_MEMBERS = 2500
 SHADOW_MODELS = 4
 
 #: Halves of one method: the way of training, and its own output defense.
@@ -87,7 +87,7 @@ def setting(
     """Records, network, epochs and sizes: those of audits.py and of the demonstration."""
     if data == "cifar10":
         sizes = Sizes(CIFAR_MEMBERS, CIFAR_MEMBERS, 0, shadow_models)
-        return load_cifar10(path, 5 * CIFAR_MEMBERS, 0), small_network, CIFAR_EPOCHS, sizes
+        return load_cifar10(path, 5 * CIFAR_MEMBERS, 0), small_network, EPOCHS, sizes
     records = load_digits() if data == "digits" else load_location(path)
     setup = SETUPS[data]
     widths = (records.features.shape[1], *setup.hidden, records.n_classes)

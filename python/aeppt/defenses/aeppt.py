@@ -5,12 +5,12 @@ from __future__ import annotations
 from numbers import Real
 from typing import Any, Literal
 
-from numpy.typing import ArrayLike
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from typing_extensions import Self
 
-from aeppt.defenses.base import OutputDefense, ProtectionInfo, checked_fit
-from aeppt.defenses.substitute import fit_substitute, saved_layers
+from aeppt.defenses.base import OutputDefense, ProtectionInfo
+from aeppt.defenses.substitute import fit_substitute, named_layers, saved_layers
 from aeppt_ext import SearchOptions, SearchResult, perturb_search
 from aeppt_ext.options import OPTION_NAMES
 
@@ -122,37 +122,19 @@ class AEPPT(OutputDefense):
         self.on_invalid = on_invalid
         self.random_state = random_state
 
-    def fit(self, probs: ArrayLike, is_member: ArrayLike) -> Self:
-        """Train the substitute.
-
-        Parameters
-        ----------
-        probs : array [n, k], float32 or float64
-            The model's predictions on records of its training set and on records outside it, best
-            in equal numbers. Tensors are read as arrays.
-        is_member : array [n], bool or 0/1
-
-        Returns
-        -------
-        self
-
-        Raises
-        ------
-        ValueError
-            A row, a parameter or a shape is not valid, or one of the two sides is empty.
-        """
-        rows, membership = checked_fit(probs, is_member)
+    def _learn(
+        self, rows: NDArray[np.floating], membership: NDArray[np.bool_]
+    ) -> dict[str, Tensor]:
         if self.border is not None and not isinstance(self.border, Real):
             raise TypeError(f"border must be a number or None, got {self.border!r}")
         if self.border is not None and not 0 <= self.border <= 1:
             raise ValueError(f"border must be in [0, 1] or None, got {self.border!r}")
-        options = self._options()
-        weights, biases = fit_substitute(
-            rows, membership, self.features, self.hidden, self.border, self.random_state
+        self._options()  # a wrong option is told before the training
+        return named_layers(
+            *fit_substitute(
+                rows, membership, self.features, self.hidden, self.border, self.random_state
+            )
         )
-        self.module_ = PerturbationSearch(weights, biases, options)
-        self.n_features_in_ = rows.shape[1]
-        return self
 
     def build_module(self, tensors: dict[str, Tensor]) -> PerturbationSearch:
         """The search on a saved substitute (see :meth:`OutputDefense.build_module`)."""
@@ -179,9 +161,8 @@ class PerturbationSearch(nn.Module):
         super().__init__()
         self.options = options
         self.layers = len(weights)
-        for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-            self.register_buffer(f"weight_{layer}", weight)
-            self.register_buffer(f"bias_{layer}", bias)
+        for name, layer in named_layers(weights, biases).items():
+            self.register_buffer(name, layer)
 
     def search(self, probs: Tensor) -> SearchResult:
         """The search's whole answer for ``probs`` [n, k]."""

@@ -54,6 +54,7 @@ class OutputDefense(BaseEstimator, ABC):
 
     Subclasses follow scikit-learn's estimator rules: ``__init__`` stores its arguments, ``fit``
     checks them, sets ``module_`` and ``n_features_in_`` (the number of classes), and returns self.
+    They define ``build_module``, and ``_learn`` where that needs more than the parameters.
     ``keeps_label`` says whether the first arg-max of every row stays.
     """
 
@@ -61,9 +62,41 @@ class OutputDefense(BaseEstimator, ABC):
     module_: nn.Module
     n_features_in_: int
 
-    @abstractmethod
     def fit(self, probs: ArrayLike, is_member: ArrayLike) -> Self:
-        """Learn from predictions [n, k] on known members and non-members ([n] 0/1)."""
+        """Check the parameters and learn what the defense needs.
+
+        Parameters
+        ----------
+        probs : array [n, k], float32 or float64
+            The model's predictions on records of its training set and on records outside it, best
+            in equal numbers. Tensors are read as arrays.
+        is_member : array [n], bool or 0/1
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            A row, a parameter or a shape is not valid, or one of the two sides is empty.
+        TypeError
+            A parameter or ``probs`` is of a wrong type.
+        """
+        rows, membership = checked_fit(probs, is_member)
+        return self._keep(rows, self._learn(rows, membership))
+
+    def _learn(
+        self, rows: NDArray[np.floating], membership: NDArray[np.bool_]
+    ) -> dict[str, Tensor]:
+        """The module's tensors, by name, from rows [n, k] and whether each is a member's [n]."""
+        return {}
+
+    def _keep(self, rows: NDArray[np.floating], learned: dict[str, Tensor]) -> Self:
+        """Become fitted on ``rows`` [n, k] by what was ``learned``."""
+        self.module_ = self.build_module(learned)
+        self.n_features_in_ = rows.shape[1]
+        return self
 
     @abstractmethod
     def build_module(self, tensors: dict[str, Tensor]) -> nn.Module:

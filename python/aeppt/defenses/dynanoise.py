@@ -9,11 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from aeppt.defenses.base import OutputDefense
 from aeppt.defenses.keyed_random import keyed_normals, new_key
-from aeppt.defenses.rows import RowDefense, RowModule, checked_real, logits
+from aeppt.defenses.rows import RowModule, checked_real, logits
 
 
-class DynaNoise(RowDefense):
+class DynaNoise(OutputDefense):
     """DynaNoise (Forough & Haddadi 2025, PoPETs 2026, arXiv 2505.13362).
 
     The risk of a row of k classes is R = 1 - H(p) / log k, H its Shannon entropy in nats. Its

@@ -70,11 +70,8 @@ class HAMPOutput(OutputDefense):
         else:
             pool = _checked_pool(random_probs, rows.shape[1])
         descending = np.sort(pool, axis=1)[:, ::-1].copy()
-        self.module_ = self.build_module(
-            {"key": new_key(self.random_state), "pool": torch.from_numpy(descending)}
-        )
-        self.n_features_in_ = rows.shape[1]
-        return self
+        learned = {"key": new_key(self.random_state), "pool": torch.from_numpy(descending)}
+        return self._keep(rows, learned)
 
     def build_module(self, tensors: dict[str, Tensor]) -> BorrowedValues:
         """The rule with its pool and key (see :meth:`OutputDefense.build_module`)."""

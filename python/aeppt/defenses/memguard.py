@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import NDArray
 from torch import Tensor
-from typing_extensions import Self
 
 from aeppt.defenses.aeppt import PerturbationSearch
-from aeppt.defenses.base import OutputDefense, ProtectionInfo, checked_fit
+from aeppt.defenses.base import OutputDefense, ProtectionInfo
 from aeppt.defenses.keyed_random import keyed_uniforms, new_key
 from aeppt.defenses.rows import checked_real
-from aeppt.defenses.substitute import fit_substitute, saved_layers
+from aeppt.defenses.substitute import fit_substitute, named_layers, saved_layers
 from aeppt.predictions import check_rows
 from aeppt_ext import SearchOptions, SearchResult, Status
 
@@ -82,37 +82,15 @@ class MemGuard(OutputDefense):
         self.hidden = hidden
         self.random_state = random_state
 
-    def fit(self, probs: ArrayLike, is_member: ArrayLike) -> Self:
-        """Train the substitute.
-
-        Parameters
-        ----------
-        probs : array [n, k], float32 or float64
-            The model's predictions on records of its training set and on records outside it, in
-            equal numbers: else the substitute's one half is not that of a fair guess.
-        is_member : array [n], bool or 0/1
-
-        Returns
-        -------
-        self
-
-        Raises
-        ------
-        ValueError
-            A row, a parameter or a shape is not valid, or one of the two sides is empty.
-        TypeError
-            A parameter or ``probs`` is of a wrong type.
-        """
-        rows, membership = checked_fit(probs, is_member)
-        options, budget = self._options(), self._checked_budget()
+    def _learn(
+        self, rows: NDArray[np.floating], membership: NDArray[np.bool_]
+    ) -> dict[str, Tensor]:
+        options, _ = self._options(), self._checked_budget()  # told before the training
         seed = TRAINING_SEED if self.random_state is None else self.random_state
         weights, biases = fit_substitute(
             rows, membership, options.features, self.hidden, border=None, random_state=seed
         )
-        key = new_key(self.random_state)
-        self.module_ = TwoPhases(weights, biases, options, key, budget)
-        self.n_features_in_ = rows.shape[1]
-        return self
+        return {**named_layers(weights, biases), "key": new_key(self.random_state)}
 
     def build_module(self, tensors: dict[str, Tensor]) -> TwoPhases:
         """Both phases with a saved substitute and key (see :meth:`OutputDefense.build_module`)."""

@@ -7,14 +7,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from aeppt.defenses.base import OutputDefense
 from aeppt.defenses.keyed_random import keyed_uniforms, new_key
-from aeppt.defenses.rows import RowDefense, RowModule, checked_integer, checked_real
+from aeppt.defenses.rows import RowModule, checked_integer, checked_real
 
 #: Rows that are compared with all members at once; bounds the memory.
 ROWS_AT_ONCE = 256
 
 
-class NeighborhoodBlending(RowDefense):
+class NeighborhoodBlending(OutputDefense):
     """Neighborhood Blending (Zafar et al. 2026, arXiv 2602.12943), reconstructed.
 
     A row p moves towards the mean m of the predictions of some training records that have p's

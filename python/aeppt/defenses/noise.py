@@ -9,14 +9,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from aeppt.defenses.base import OutputDefense
 from aeppt.defenses.keyed_random import keyed_normals, new_key
-from aeppt.defenses.rows import TIE_GAP, RowDefense, RowModule, checked_real, logits
+from aeppt.defenses.rows import TIE_GAP, RowModule, checked_real, logits
 from aeppt_ext import reference
 
 SPACES = ("logit", "prob")
 
 
-class GaussianNoise(RowDefense):
+class GaussianNoise(OutputDefense):
     """Independent Gaussian noise on every entry: the baseline of noise that knows no attacker.
 
     The noise is a keyed hash of the row (``aeppt.defenses.keyed_random``): asking again gives the
@@ -77,7 +78,7 @@ class NoisyRows(RowModule):
         return reference.retract(probs + noise, probs.argmax(1), TIE_GAP)
 
 
-class ReverseSigmoid(RowDefense):
+class ReverseSigmoid(OutputDefense):
     """Deceptive perturbation by a reversed sigmoid (Lee et al. 2018, arXiv 1806.00054).
 
     Made against model stealing: q ∝ p - β (σ(γ σ⁻¹(p)) - 1/2), where σ is the logistic function.

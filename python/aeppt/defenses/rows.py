@@ -1,4 +1,4 @@
-"""Defenses that change each row by a rule, without a search, and the modules that hold the rule.
+"""The modules of defenses that change each row by a rule, without a search.
 
 A module computes in float64, so that its answer does not depend on the dtype given. It refuses rows
 that are not distributions, and where it promises the label it keeps it to the last bit.
@@ -11,13 +11,9 @@ from abc import ABC, abstractmethod
 from numbers import Integral, Real
 from typing import ClassVar
 
-import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
-from typing_extensions import Self
 
-from aeppt.defenses.base import OutputDefense, checked_fit
 from aeppt.predictions import check_rows
 from aeppt_ext import reference
 
@@ -25,46 +21,6 @@ from aeppt_ext import reference
 TIE_GAP = 1e-6
 #: A probability of zero is one that float32 could not hold; its logit is taken from this.
 SMALLEST = torch.finfo(torch.float32).tiny
-
-
-class RowDefense(OutputDefense):
-    """Base of the defenses by rule: parameters, and tensors learned from known predictions.
-
-    Subclasses define ``build_module``, which checks the parameters, and ``_learn`` where the rule
-    needs more than those.
-    """
-
-    def fit(self, probs: ArrayLike, is_member: ArrayLike) -> Self:
-        """Check the parameters and learn what the rule needs.
-
-        Parameters
-        ----------
-        probs : array [n, k], float32 or float64
-            The model's predictions on records of its training set and on records outside it.
-            Tensors are read as arrays.
-        is_member : array [n], bool or 0/1
-
-        Returns
-        -------
-        self
-
-        Raises
-        ------
-        ValueError
-            A row, a parameter or a shape is not valid, or one of the two sides is empty.
-        TypeError
-            A parameter or ``probs`` is of a wrong type.
-        """
-        rows, membership = checked_fit(probs, is_member)
-        self.module_ = self.build_module(self._learn(rows, membership))
-        self.n_features_in_ = rows.shape[1]
-        return self
-
-    def _learn(
-        self, rows: NDArray[np.floating], membership: NDArray[np.bool_]
-    ) -> dict[str, Tensor]:
-        """The module's buffers, by name, from rows [n, k] and whether each is a member's [n]."""
-        return {}
 
 
 class RowModule(nn.Module, ABC):

@@ -78,9 +78,18 @@ def fit_substitute(
     return weights, biases
 
 
+def named_layers(weights: list[Tensor], biases: list[Tensor]) -> dict[str, Tensor]:
+    """A substitute's layers under the names that they have among a module's tensors."""
+    return {
+        f"{kind}_{i}": layer
+        for kind, layers in (("weight", weights), ("bias", biases))
+        for i, layer in enumerate(layers)
+    }
+
+
 def saved_layers(
     tensors: dict[str, Tensor], hidden: tuple[int, ...]
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """The weights and biases of a substitute of these widths among a module's saved tensors."""
+    """The weights and biases of a substitute of these widths among a module's tensors."""
     layers = range(len(hidden) + 1)
     return [tensors[f"weight_{i}"] for i in layers], [tensors[f"bias_{i}"] for i in layers]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from aeppt.defenses.rows import RowDefense, RowModule, checked_real, logits
+from aeppt.defenses.base import OutputDefense
+from aeppt.defenses.rows import RowModule, checked_real, logits
 
 
-class Temperature(RowDefense):
+class Temperature(OutputDefense):
     """The soft-max at another temperature: q ∝ p^(1/T) (Shokri et al. 2017, arXiv 1610.05820).
 
     Ranks stay, and the entropy rises with T. An entry of zero counts as the smallest positive

@@ -9,13 +9,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from aeppt.defenses.rows import RowDefense, RowModule, checked_integer, one_hot_label
+from aeppt.defenses.base import OutputDefense
+from aeppt.defenses.rows import RowModule, checked_integer, one_hot_label
 
 #: A float64 holds no more.
 MOST_DECIMALS = 15
 
 
-class TopK(RowDefense):
+class TopK(OutputDefense):
     """Keep the greatest entries of a row, and set the others to zero (Shokri et al. 2017).
 
     Of equal entries, those of lower index are kept first.
@@ -47,7 +48,7 @@ class GreatestEntries(RowModule):
         return probs.scatter(1, order[:, self.count :], 0.0)
 
 
-class Rounding(RowDefense):
+class Rounding(OutputDefense):
     """Round every entry to a few decimals, half to even (Shokri et al. 2017).
 
     Afterwards the row is divided by its sum, so the returned entries have more digits again, but
@@ -81,7 +82,7 @@ class RoundedEntries(RowModule):
         return torch.where(rounded.any(1, keepdim=True), rounded, one_hot_label(probs))
 
 
-class LabelOnly(RowDefense):
+class LabelOnly(OutputDefense):
     """Return the predicted label alone, as a one-hot row (Shokri et al. 2017).
 
     The most that a defense which keeps labels can hide. What leaks through the label still leaks.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from aeppt.defenses.rows import RowDefense
+from aeppt.defenses.base import OutputDefense
 from aeppt.predictions import check_rows
 
 
-class Undefended(RowDefense):
+class Undefended(OutputDefense):
     """Returns every prediction as it is."""
 
     def build_module(self, tensors: dict[str, Tensor]) -> nn.Module:

@@ -14,7 +14,6 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,8 @@ from torch import nn
 from aeppt.data.records import Records
 from aeppt.files import write_atomically
 from aeppt.models import stacked_training, training
-from aeppt.models.stacked_training import group_size, train_together
-from aeppt.models.training import BATCH, LEARNING_RATE, predict_probs, relu_network
+from aeppt.models.stacked_training import group_size, groups_of_equal_size, train_together
+from aeppt.models.training import BATCH, LEARNING_RATE, new_model, predict_probs, relu_network
 from aeppt.shadow_predictions import ShadowPredictions
 
 PREDICTED_AT_ONCE = 256  # records; takes little beside the training of a group
@@ -108,7 +107,7 @@ def train_shadows(
 
     report_progress = on_progress or (lambda what, done, total: None)
     done, total = 0, len(missing) * epochs
-    for group in _groups(missing, trained_on, together):
+    for group in groups_of_equal_size(missing, trained_on.sum(axis=1), together):
         what = f"training {len(group)} shadow models at once"
         report_progress(what, done, total)
         networks = [_build(architecture, records, seeds[i]) for i in group]
@@ -173,21 +172,11 @@ def _check(records: Records, models: int, architecture: Architecture, epochs: in
 
 
 def _build(architecture: Architecture, records: Records, seed: int) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        if callable(architecture):
-            # A copy, since a function may return the same module again, and that gets trained.
-            return copy.deepcopy(architecture())
-        return relu_network((records.features.shape[1], *architecture, records.n_classes))
-
-
-def _groups(models: list[int], trained_on: NDArray[np.bool_], size: int) -> Iterator[list[int]]:
-    """Divide ``models`` into groups of at most ``size`` whose halves are equally large."""
-    n_trained = trained_on.sum(axis=1)
-    for _, equal in groupby(sorted(models, key=n_trained.__getitem__), n_trained.__getitem__):
-        waiting = list(equal)
-        for start in range(0, len(waiting), size):
-            yield waiting[start : start + size]
+    if callable(architecture):
+        # A copy, since a function may return the same module again, and that gets trained.
+        return copy.deepcopy(new_model(architecture, seed))
+    widths = (records.features.shape[1], *architecture, records.n_classes)
+    return new_model(lambda: relu_network(widths), seed)
 
 
 def _empty(shape: tuple[int, int, int], cache: str | Path | None) -> NDArray[np.float32]:

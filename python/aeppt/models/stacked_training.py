@@ -7,6 +7,7 @@ serves the whole group. Nothing passes from one model to another.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -120,6 +121,19 @@ def group_size(model: nn.Module, records: Records, memory_budget: int) -> int:
         )
     bytes_per_model = 5 * sum(p.nbytes for p in model.parameters()) + 2 * kept
     return min(LARGEST_GROUP, max(1, memory_budget // bytes_per_model))
+
+
+def groups_of_equal_size(
+    models: Sequence[int], n_records: NDArray[np.int64], largest: int
+) -> Iterator[list[int]]:
+    """Divide ``models`` into groups of at most ``largest`` that :func:`train_together` can train.
+
+    Those have equally many records each; model i has ``n_records[i]``.
+    """
+    for _, equal in groupby(sorted(models, key=n_records.__getitem__), n_records.__getitem__):
+        waiting = list(equal)
+        for start in range(0, len(waiting), largest):
+            yield waiting[start : start + largest]
 
 
 def _stack(models: Sequence[nn.Module]) -> dict[str, Tensor]:

@@ -4,26 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import nn
-
 from aeppt.data.records import Records
-from aeppt.models.training import Architecture, OnEpoch, new_model, train
-from aeppt.recipes.base import Recipe
+from aeppt.models.training import BatchLoss, mean_cross_entropy
+from aeppt.recipes.base import LossRecipe
 
 
 @dataclass(frozen=True)
-class Plain(Recipe):
+class Plain(LossRecipe):
     """Adam on cross-entropy, nothing else; overfits where records are few."""
 
-    def train(
-        self,
-        architecture: Architecture,
-        records: Records,
-        epochs: int,
-        random_state: int,
-        reference: Records | None = None,
-        on_epoch: OnEpoch | None = None,
-    ) -> nn.Module:
-        """See :meth:`Recipe.train`."""
-        model = new_model(architecture, random_state)
-        return train(model, records, epochs, random_state, on_epoch=on_epoch)
+    def make_loss(
+        self, records: Records, reference: Records | None, random_state: int
+    ) -> BatchLoss:
+        """Cross-entropy."""
+        return mean_cross_entropy

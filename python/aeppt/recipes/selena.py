@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import groupby
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from torch import nn
 
 from aeppt.data.records import Records
 from aeppt.models.shadows import model_seed
-from aeppt.models.stacked_training import group_size, train_together
+from aeppt.models.stacked_training import group_size, groups_of_equal_size, train_together
 from aeppt.models.training import Architecture, OnEpoch, new_model, predict_probs, train
 from aeppt.recipes.base import Recipe
 from aeppt.recipes.distillation import distill
@@ -126,17 +125,9 @@ def train_sub_models(
             for model, own, seed in zip(models, rows, seeds, strict=True)
         ]
 
-    def size(model: int) -> int:
-        return len(rows[model])
-
-    for _, equal in groupby(sorted(range(len(models)), key=size), size):
-        waiting = list(equal)
-        for start in range(0, len(waiting), together):
-            group = waiting[start : start + together]
-            own_rows = np.stack([rows[i] for i in group])
-            own_seeds = [seeds[i] for i in group]
-            for _ in train_together(
-                [models[i] for i in group], records, own_rows, own_seeds, epochs
-            ):
-                pass
+    for group in groups_of_equal_size(range(len(models)), trained_on.sum(axis=1), together):
+        networks, own_seeds = [models[i] for i in group], [seeds[i] for i in group]
+        own_rows = np.stack([rows[i] for i in group])
+        for _ in train_together(networks, records, own_rows, own_seeds, epochs):
+            pass
     return models
