@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from aeppt import Predictions, Status, load_defense
@@ -70,6 +70,7 @@ def test_the_probability_of_noise_by_hand(
     l1=st.floats(1e-3, 2),
     budget=st.floats(0, 2),
 )
+@example(before=1.0, left=0.0, l1=1.9375, budget=2.2250738585e-313)
 def test_no_other_probability_within_the_budget_is_nearer_to_one_half(
     before: float, left: float, l1: float, budget: float
 ) -> None:

@@ -180,5 +180,7 @@ def noise_probability(
     helps = score_after.abs() < score_before.abs()
     within = torch.ones_like(l1, dtype=torch.float64)
     if budget is not None:
-        within = torch.where(l1 > 0, budget / l1.double(), 1.0).clamp_max(1.0)
+        within = torch.where(l1 > 0, budget / l1.double(), 1.0)
+        # Rounded down: rounded up, it would spend more than the budget.
+        within = torch.nextafter(within, torch.zeros_like(within)).clamp_max(1.0)
     return torch.where(helps, within, 0.0)
