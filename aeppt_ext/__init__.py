@@ -1,10 +1,20 @@
-"""The compute layer of aeppt: the perturbation search as a PyTorch op, and its reference.
+"""The compute layer of aeppt: its ops, and the same in plain PyTorch.
 
 It imports only torch. :mod:`aeppt_ext.ops` loads the compiled kernels; :mod:`aeppt_ext.reference`
-is the same search in plain PyTorch.
+is the perturbation search in plain PyTorch, :mod:`aeppt_ext.release` the ranking release.
 """
 
-from .ops import perturb_search
+from .ops import perturb_search, rank_release
 from .options import SearchOptions, SearchResult, Status
+from .release import ReleaseResult, ReleaseTables, check_tables
 
-__all__ = ["SearchOptions", "SearchResult", "Status", "perturb_search"]
+__all__ = [
+    "ReleaseResult",
+    "ReleaseTables",
+    "SearchOptions",
+    "SearchResult",
+    "Status",
+    "check_tables",
+    "perturb_search",
+    "rank_release",
+]

@@ -1,8 +1,9 @@
-"""Loads the compiled extension and offers the op ``aeppt::perturb_search`` as a typed function.
+"""Loads the compiled extension and offers its ops as typed functions.
 
-With the extension the op runs compiled; without it the same op is registered on
-:mod:`aeppt_ext.reference`, slower, after one warning. Either way ``torch.ops.aeppt.perturb_search``
-exists, has a fake (meta) kernel, and works under ``torch.compile(fullgraph=True)``.
+They are ``aeppt::perturb_search`` and ``aeppt::rank_release``. With the extension they run
+compiled; without it the same ops are registered on :mod:`aeppt_ext.reference` and
+:mod:`aeppt_ext.release`, slower, after one warning. Either way ``torch.ops.aeppt`` has them, with
+fake (meta) kernels, and they work under ``torch.compile(fullgraph=True)``.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from . import reference
+from . import reference, release
 from .options import OPTION_NAMES, SearchOptions, SearchResult
+from .release import ReleaseResult, ReleaseTables
 
 #: The op's schema; ``csrc/ops/perturb_search.cpp`` declares the same (a test compares them).
 SCHEMA = (
@@ -26,6 +28,13 @@ SCHEMA = (
     "str precision, str on_invalid) "
     "-> (Tensor probs, Tensor status, Tensor steps, Tensor score_before, Tensor score_after, "
     "Tensor l1)"
+)
+
+#: The same of ``csrc/ops/rank_release.cpp``.
+RELEASE_SCHEMA = (
+    "rank_release(Tensor probs, Tensor confidence_edges, Tensor shape_edges, Tensor map_of_class, "
+    "Tensor cumulative, Tensor codebook, Tensor key, str on_invalid) "
+    "-> (Tensor probs, Tensor status, Tensor codeword)"
 )
 
 #: The compiled module, or None; then ``load_error`` says why.
@@ -39,6 +48,21 @@ def _reference_op(
     named = dict(zip(OPTION_NAMES, options, strict=True))
     with torch.autocast(probs.device.type, enabled=False):
         return tuple(reference.perturb_search(probs, weights, biases, SearchOptions(**named)))  # type: ignore[arg-type]
+
+
+def _reference_release(
+    probs: Tensor,
+    confidence_edges: Tensor,
+    shape_edges: Tensor,
+    map_of_class: Tensor,
+    cumulative: Tensor,
+    codebook: Tensor,
+    key: Tensor,
+    on_invalid: str,
+) -> tuple[Tensor, ...]:
+    tables = ReleaseTables(confidence_edges, shape_edges, map_of_class, cumulative, codebook)
+    with torch.autocast(probs.device.type, enabled=False):
+        return tuple(release.rank_release(probs, tables, key, on_invalid))
 
 
 def _load() -> None:
@@ -55,11 +79,16 @@ def _load() -> None:
         RuntimeWarning,
         stacklevel=2,
     )
-    torch.library.define("aeppt::" + SCHEMA.split("(", 1)[0], "(" + SCHEMA.split("(", 1)[1])
-    torch.library.impl("aeppt::perturb_search", "CompositeExplicitAutograd")(_reference_op)
+    for schema, engine in ((SCHEMA, _reference_op), (RELEASE_SCHEMA, _reference_release)):
+        name, arguments = schema.split("(", 1)
+        torch.library.define(f"aeppt::{name}", f"({arguments}")
+        torch.library.impl(f"aeppt::{name}", "CompositeExplicitAutograd")(engine)
 
 
 _load()
+if compiled is not None and not hasattr(torch.ops.aeppt, "rank_release"):  # until it is compiled
+    torch.library.define("aeppt::rank_release", RELEASE_SCHEMA.removeprefix("rank_release"))
+    torch.library.impl("aeppt::rank_release", "CompositeExplicitAutograd")(_reference_release)
 
 
 @torch.library.register_fake("aeppt::perturb_search")  # type: ignore[untyped-decorator]
@@ -74,6 +103,16 @@ def _fake(
         probs.new_empty(n),
         probs.new_empty(n),
         probs.new_empty(n),
+    )
+
+
+@torch.library.register_fake("aeppt::rank_release")  # type: ignore[untyped-decorator]
+def _fake_release(probs: Tensor, *rest: object) -> tuple[Tensor, ...]:
+    n, k = probs.shape
+    return (
+        probs.new_empty(n, k),
+        probs.new_empty(n, dtype=torch.int8),
+        probs.new_empty(n, dtype=torch.int32),
     )
 
 
@@ -110,3 +149,41 @@ def perturb_search(
     values = [getattr(options, name) for name in OPTION_NAMES]
     result = torch.ops.aeppt.perturb_search(probs, list(weights), list(biases), *values)
     return SearchResult(*result)
+
+
+def rank_release(
+    probs: Tensor, tables: ReleaseTables, key: Tensor, on_invalid: str = "raise"
+) -> ReleaseResult:
+    """Release of each row its ranking of the classes, and one codeword of a codebook.
+
+    The row's two greatest entries give its cell, its label the map, and a keyed hash of the row the
+    number u in [0, 1) that chooses: the codeword is the first a with u < ``cumulative[map, cell,
+    a]``. The returned row has that codeword's r-th entry where the given one has its r-th greatest
+    (ties by index), so label and ranking stay. The hash is SipHash-2-4 (Aumasson & Bernstein 2012)
+    of the values rounded to 3 bits of mantissa.
+
+    Parameters
+    ----------
+    probs : Tensor [n, k], float32 or float64
+        Predictions: rows on the simplex of k ≥ 2 classes. Any strides.
+    tables : ReleaseTables
+        On the device of ``probs``; :func:`aeppt_ext.check_tables` checks their values.
+    key : Tensor [16] uint8
+        The secret, on the CPU.
+    on_invalid : {"raise", "passthrough"}
+        What to do with a row that is not a probability vector; passed through, it comes back bit
+        for bit, with codeword -1.
+
+    Returns
+    -------
+    ReleaseResult
+
+    Raises
+    ------
+    ValueError
+        A shape or device does not fit, or a row is not a probability vector (unless
+        ``on_invalid="passthrough"``); the message names the row and the reason.
+    TypeError
+        A dtype does not fit.
+    """
+    return ReleaseResult(*torch.ops.aeppt.rank_release(probs, *tables, key, on_invalid))

@@ -254,15 +254,20 @@ def invalid_row_message(
     return f"probs row {first_row + row} is not a probability vector: {reason}; {mend}"
 
 
-def check_arguments(probs: Tensor, weights: Layers, biases: Layers, features: str) -> None:
-    """Refuse shapes and dtypes that do not fit, in the words of ``csrc/ops/perturb_search.cpp``."""
+def check_probs(probs: Tensor) -> None:
+    """Refuse what is not rows of at least two classes in float32 or float64."""
     if probs.ndim != 2:
         raise ValueError(f"probs must be [n, k], got {list(probs.shape)}")
-    k = probs.shape[1]
-    if k < 2:
+    if probs.shape[1] < 2:
         raise ValueError(f"probs must have at least 2 classes, got {list(probs.shape)}")
     if probs.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"probs must be float32 or float64, got {probs.dtype}")
+
+
+def check_arguments(probs: Tensor, weights: Layers, biases: Layers, features: str) -> None:
+    """Refuse shapes and dtypes that do not fit, in the words of ``csrc/ops/perturb_search.cpp``."""
+    check_probs(probs)
+    k = probs.shape[1]
     if not weights or len(weights) != len(biases):
         raise ValueError(
             "the substitute needs as many weights as biases, at least one; got "

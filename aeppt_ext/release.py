@@ -1,0 +1,232 @@
+"""Ranking release: its tables and its answer, and the release in plain PyTorch.
+
+What is told of a row is how it ranks the classes, and one codeword out of a small codebook. Which
+codeword depends on the row's confidence alone, by a randomised map whose randomness is a keyed hash
+of the row: asking again gives the same answer, and nobody without the key can tell it from a fresh
+draw. :func:`rank_release` is oracle and fallback of the op ``aeppt::rank_release``.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .options import Status
+from .reference import CHUNK_ELEMENTS, check_probs, invalid_row_message, is_distribution
+
+KEY_BYTES = 16
+#: Values are hashed as float32 of which this many bits are rounded away: the exponent and 3 bits of
+#: the mantissa are left.
+DROPPED_BITS = 20
+
+
+class ReleaseTables(NamedTuple):
+    """The randomised map from a row's cell to a codeword, for c · s = A cells and codewords.
+
+    A row's cell is ``i · s + j``: with p₁ and p₂ its two greatest entries, i of the
+    ``confidence_edges`` are at most p₁, and j of ``shape_edges[i]`` at most p₂ / (1 − p₁), the
+    runner-up's share of what the label leaves (0 where it leaves nothing).
+    """
+
+    confidence_edges: Tensor  # [c - 1] float64, ascending
+    shape_edges: Tensor  # [c, s - 1] float64, ascending rows
+    map_of_class: Tensor  # [k] int32, the map that holds for rows of each label, of 0 … m - 1
+    cumulative: Tensor  # [m, A, A] float64: of each map and cell, P(codeword ≤ a)
+    codebook: Tensor  # [A, k], dtype of the rows: strictly decreasing, positive, sum one
+
+
+class ReleaseResult(NamedTuple):
+    """The answer to one release of n rows of k classes."""
+
+    probs: Tensor  # [n, k], dtype of the input
+    status: Tensor  # [n] int8, values of Status: SUCCESS, UNCHANGED or INVALID
+    codeword: Tensor  # [n] int32, of 0 … A - 1; -1 for an invalid row
+
+
+def check_tables(tables: ReleaseTables) -> None:
+    """Refuse tables whose values make no sense; ValueError names the table and the first place.
+
+    Whoever makes the tables calls this once. :func:`rank_release` itself checks shapes and dtypes
+    alone: with tables that fail here its answers mean nothing.
+    """
+    maps, cells = tables.cumulative.shape[:2]
+    cumulative, codebook = tables.cumulative, tables.codebook
+    steps = cumulative.diff(dim=2, prepend=torch.zeros_like(cumulative[:, :, :1]))
+    falls = codebook.diff(dim=1) < 0
+    sums = (codebook.sum(1, dtype=torch.float64) - 1).abs() <= 1e-5
+    named = (
+        ("confidence_edges", "must ascend", tables.confidence_edges.diff() >= 0),
+        ("shape_edges", "must ascend in each row", tables.shape_edges.diff(dim=1) >= 0),
+        (
+            "map_of_class",
+            f"must be in [0, {maps})",
+            (tables.map_of_class >= 0) & (tables.map_of_class < maps),
+        ),
+        ("cumulative", "must not decrease, nor be negative, along codewords", steps >= 0),
+        ("cumulative", "must end at one", cumulative[:, :, cells - 1] >= 1),
+        ("codebook", "must decrease strictly in each row", falls),
+        ("codebook", "must be positive", codebook > 0),
+        ("codebook", "must sum to one in each row", sums),
+    )
+    for name, rule, holds in named:
+        if not bool(holds.all()):
+            place = (~holds).nonzero()[0].tolist()
+            raise ValueError(f"{name} {rule}; the first place where it does not is {place}")
+
+
+def check_arguments(probs: Tensor, tables: ReleaseTables, key: Tensor) -> None:
+    """Refuse shapes and dtypes that do not fit, in the words of ``csrc/ops/rank_release.cpp``."""
+    check_probs(probs)
+    edges, shapes, maps, cumulative, codebook = tables
+    k = probs.shape[1]
+    if edges.ndim != 1:
+        raise ValueError(f"confidence_edges must be [c - 1], got {list(edges.shape)}")
+    c = edges.shape[0] + 1
+    if shapes.ndim != 2 or shapes.shape[0] != c:
+        raise ValueError(f"shape_edges must be [{c}, s - 1], got {list(shapes.shape)}")
+    cells = c * (shapes.shape[1] + 1)
+    if maps.shape != (k,):
+        raise ValueError(f"map_of_class must be [{k}], got {list(maps.shape)}")
+    if cumulative.ndim != 3 or cumulative.shape[0] < 1 or cumulative.shape[1:] != (cells, cells):
+        raise ValueError(
+            f"cumulative must be [m, {cells}, {cells}] for {cells} cells, got "
+            f"{list(cumulative.shape)}"
+        )
+    if codebook.shape != (cells, k):
+        raise ValueError(f"codebook must be [{cells}, {k}], got {list(codebook.shape)}")
+    if key.shape != (KEY_BYTES,):
+        raise ValueError(f"key must be [{KEY_BYTES}], got {list(key.shape)}")
+    dtypes = (torch.float64, torch.float64, torch.int32, torch.float64, probs.dtype)
+    for name, tensor, dtype in zip(tables._fields, tables, dtypes, strict=True):
+        if tensor.dtype != dtype:
+            raise TypeError(f"{name} must be {dtype}, got {tensor.dtype}")
+        if tensor.device != probs.device:
+            raise ValueError(
+                f"{name} must be on the device of probs, {probs.device}, got {tensor.device}"
+            )
+    if key.dtype != torch.uint8:
+        raise TypeError(f"key must be uint8, got {key.dtype}")
+    if key.device.type != "cpu":
+        raise ValueError(f"key must be on the CPU, got {key.device}")
+
+
+def _rotate(word: Tensor, left: int) -> Tensor:
+    return (word << left) | ((word >> (64 - left)) & ((1 << left) - 1))
+
+
+def siphash(key: Tensor, words: Tensor) -> Tensor:
+    """SipHash-2-4 of messages given as ``words`` [n, w] int64, the last holding length and rest.
+
+    Aumasson & Bernstein 2012 ("SipHash: a fast short-input PRF"). Returns [n] int64, whose bits are
+    those of the unsigned hash.
+    """
+    halves = [int.from_bytes(bytes(key.tolist())[at : at + 8], "little") for at in (0, 8)]
+    start = "somepseudorandomlygeneratedbytes"
+    v = []
+    for i in range(4):
+        initial = halves[i % 2] ^ int.from_bytes(start[8 * i : 8 * i + 8].encode(), "big")
+        signed = initial - (1 << 64) if initial >> 63 else initial
+        v.append(words.new_full(words.shape[:1], signed))
+
+    def rounds(count: int) -> None:
+        for _ in range(count):
+            v[0], v[2] = v[0] + v[1], v[2] + v[3]
+            v[1], v[3] = _rotate(v[1], 13) ^ v[0], _rotate(v[3], 16) ^ v[2]
+            v[0], v[2] = _rotate(v[0], 32) + v[3], v[2] + v[1]
+            v[1], v[3] = _rotate(v[1], 17) ^ v[2], _rotate(v[3], 21) ^ v[0]
+            v[2] = _rotate(v[2], 32)
+
+    for word in words.unbind(1):
+        v[3] = v[3] ^ word
+        rounds(2)
+        v[0] = v[0] ^ word
+    v[2] = v[2] ^ 0xFF
+    rounds(4)
+    return v[0] ^ v[1] ^ v[2] ^ v[3]
+
+
+def message(probs: Tensor) -> Tensor:
+    """What is hashed of each row, as words [n, w] int64 for :func:`siphash`.
+
+    Each value is rounded to float32 and then to the exponent and 3 bits of the mantissa, 16 bits in
+    little-endian order, so that replicas which compute a row with other rounding errors nearly
+    always agree. A negative zero counts as zero.
+    """
+    n, k = probs.shape
+    bits = (probs.float() + 0.0).contiguous().view(torch.int32)
+    rounded = ((bits + (1 << (DROPPED_BITS - 1))) >> DROPPED_BITS).long()
+    padded = rounded.new_zeros(n, k // 4 * 4 + 4)
+    padded[:, :k] = rounded
+    parts = padded.view(n, -1, 4)
+    words = parts[..., 0] | parts[..., 1] << 16 | parts[..., 2] << 32 | parts[..., 3] << 48
+    words[:, -1] |= (2 * k % 256) << 56
+    return words
+
+
+def uniforms(key: Tensor, probs: Tensor) -> Tensor:
+    """A uniform number [n] float64 in [0, 1) for each row, a multiple of 2^-53."""
+    return ((siphash(key, message(probs)) >> 11) & ((1 << 53) - 1)).double() * 2.0**-53
+
+
+def cells(probs: Tensor, tables: ReleaseTables) -> Tensor:
+    """The cell [n] int64 of each row; see :class:`ReleaseTables`."""
+    first, second = probs.topk(2, dim=1).values.double().unbind(1)
+    i = (tables.confidence_edges <= first.unsqueeze(1)).sum(1)
+    rest = 1 - first
+    share = torch.where(rest > 0, second / rest, 0.0)
+    j = (tables.shape_edges[i] <= share.unsqueeze(1)).sum(1)
+    return i * (tables.shape_edges.shape[1] + 1) + j
+
+
+def rank_release(
+    probs: Tensor, tables: ReleaseTables, key: Tensor, on_invalid: str = "raise"
+) -> ReleaseResult:
+    """Release the ranking of each row of ``probs`` [n, k] and one codeword; see the typed op.
+
+    Parameters
+    ----------
+    probs : Tensor [n, k], float32 or float64
+    tables : ReleaseTables
+        On the device of ``probs``.
+    key : Tensor [16] uint8
+        On the CPU.
+    on_invalid : {"raise", "passthrough"}
+
+    Raises
+    ------
+    ValueError
+        A shape or device does not fit, or a row is not a probability vector and ``on_invalid`` is
+        ``"raise"``.
+    TypeError
+        A dtype does not fit.
+    """
+    if on_invalid not in ("raise", "passthrough"):
+        raise ValueError(f"on_invalid must be one of 'raise', 'passthrough', got '{on_invalid}'")
+    check_arguments(probs, tables, key)
+    if on_invalid == "raise":
+        bad = (~is_distribution(probs)).nonzero()
+        if len(bad):
+            raise ValueError(invalid_row_message(probs, int(bad[0])))
+    chunk = max(1, CHUNK_ELEMENTS // probs.shape[1])
+    parts = [_release(rows, tables, key) for rows in probs.split(chunk)]
+    return ReleaseResult(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+
+
+def _release(given: Tensor, tables: ReleaseTables, key: Tensor) -> ReleaseResult:
+    valid = is_distribution(given)
+    probs = torch.where(valid.unsqueeze(1), given, 0.0)  # keeps what follows in range
+    order = probs.sort(dim=1, descending=True, stable=True).indices
+    of_label = tables.map_of_class[order[:, 0]].clamp(0, len(tables.cumulative) - 1)
+    cumulative = tables.cumulative[of_label, cells(probs, tables)]
+    reached = cumulative <= uniforms(key, probs).unsqueeze(1)
+    codeword = reached.sum(1).clamp(max=cumulative.shape[1] - 1)
+    released = torch.empty_like(probs).scatter_(1, order, tables.codebook[codeword])
+    changed = (released != given).any(1)
+    status = torch.where(changed, int(Status.SUCCESS), int(Status.UNCHANGED))
+    return ReleaseResult(
+        torch.where(valid.unsqueeze(1), released, given).contiguous(),
+        torch.where(valid, status, int(Status.INVALID)).to(torch.int8),
+        torch.where(valid, codeword, -1).to(torch.int32),
+    )
