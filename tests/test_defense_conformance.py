@@ -53,6 +53,17 @@ PARAMETERS: dict[str, list[dict[str, Any]]] = {
         {"random_state": 0},
         {"n_neighbors": 3, "epsilon": 100.0, "strength": 0.5, "random_state": 0},
     ],
+    "PrivacyFunnel": [
+        {"random_state": 0},
+        {
+            "advantage": 0.1,
+            "serving_prior": 0.5,
+            "distortion": "kl",
+            "confidence_levels": 3,
+            "shapes": 1,
+            "random_state": 0,
+        },
+    ],
     "ReverseSigmoid": [{}, {"beta": 2.0, "gamma": 3.0}],
     "Rounding": [{}, {"decimals": 0}],
     "Temperature": [{}, {"temperature": 0.2}],

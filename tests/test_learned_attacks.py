@@ -23,6 +23,7 @@ from aeppt.attacks.learned import (
     NearestNeighborsAttack,
     RandomForestAttack,
     SupportVectorAttack,
+    UnlabelledTreesAttack,
 )
 from aeppt.attacks.metric import CorrectnessAttack
 from aeppt.attacks.neural import (
@@ -102,6 +103,7 @@ def each_attack(random_state: int = 0) -> list[Attack]:
         VectorAndLabelNetworkAttack(small, random_state),
         BorderAttack(small, random_state),
         BoostedTreesAttack(random_state),
+        UnlabelledTreesAttack(random_state),
         RandomForestAttack(random_state),
         LogisticRegressionAttack(),
         SupportVectorAttack(),
@@ -204,6 +206,16 @@ def test_trees_find_what_only_the_label_reveals(attack: LearnedAttack) -> None:
     assert balanced_accuracy(CorrectnessAttack(), shadow, target) == 0.5
     assert balanced_accuracy(NeuralNetworkAttack((16,)), shadow, target) < 0.56
     assert balanced_accuracy(attack, shadow, target) > 0.8
+
+
+def test_trees_without_label_see_none() -> None:
+    shadow, target = runner_up_leak(600, seed=1), runner_up_leak(600, seed=2)
+    shuffled = Predictions(target.probs, np.roll(target.labels, 1), target.is_member)
+    attack = UnlabelledTreesAttack()
+    (scores,), (same,) = attack(shadow, target), attack(shadow, shuffled)
+    assert np.array_equal(scores, same)
+    (labelled,), (other,) = (BoostedTreesAttack()(shadow, asked) for asked in (target, shuffled))
+    assert not np.array_equal(labelled, other)
 
 
 def test_ranks_and_labels_alone_can_leak() -> None:

@@ -16,6 +16,7 @@ from aeppt.attacks.learned import (
     NearestNeighborsAttack,
     RandomForestAttack,
     SupportVectorAttack,
+    UnlabelledTreesAttack,
 )
 from aeppt.attacks.lira import OfflineLiRA, OnlineLiRA
 from aeppt.attacks.metric import (
@@ -87,6 +88,7 @@ __all__ = [
     "SupportVectorAttack",
     "ThresholdAttack",
     "TopThreeAttack",
+    "UnlabelledTreesAttack",
     "VectorAndLabelNetworkAttack",
     "all_attacks",
     "default_attacks",
@@ -116,6 +118,7 @@ def all_attacks(random_state: int = 0) -> list[Attack]:
         TopThreeAttack(random_state=random_state),
         VectorAndLabelNetworkAttack(random_state=random_state),
         BorderAttack(random_state=random_state),
+        UnlabelledTreesAttack(random_state=random_state),
         RandomForestAttack(random_state=random_state),
         LogisticRegressionAttack(),
         SupportVectorAttack(),

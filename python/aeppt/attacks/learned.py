@@ -122,6 +122,22 @@ class BoostedTreesAttack(LabelledPredictionAttack):
         )
 
 
+class UnlabelledTreesAttack(BoostedTreesAttack):
+    """Boosted trees for an attacker who does not know the true label.
+
+    Parameters
+    ----------
+    random_state : int
+    """
+
+    name = "boosted trees without label"
+
+    def features(self, predictions: Predictions) -> NDArray[np.float64]:
+        """The vector in the order of the classes, and in descending order: [n, 2 k]."""
+        probs = predictions.probs
+        return np.column_stack([probs, -np.sort(-probs, axis=1)]).astype(np.float64)
+
+
 class RandomForestAttack(LabelledPredictionAttack):
     """A random forest (Breiman 2001, Machine Learning).
 

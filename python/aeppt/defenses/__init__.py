@@ -7,6 +7,7 @@ from aeppt.defenses.hamp import HAMPOutput
 from aeppt.defenses.memguard import MemGuard
 from aeppt.defenses.neighborhood_blending import NeighborhoodBlending
 from aeppt.defenses.noise import GaussianNoise, ReverseSigmoid
+from aeppt.defenses.privacy_funnel import PrivacyFunnel
 from aeppt.defenses.storage import DEFENSES, load_defense
 from aeppt.defenses.temperature import Temperature
 from aeppt.defenses.truncation import LabelOnly, Rounding, TopK
@@ -22,6 +23,7 @@ __all__ = [
     "MemGuard",
     "NeighborhoodBlending",
     "OutputDefense",
+    "PrivacyFunnel",
     "ProtectionInfo",
     "ReverseSigmoid",
     "Rounding",

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from aeppt.files import write_atomically
-from aeppt.predictions import checked_membership, checked_probs
+from aeppt.predictions import Predictions, checked_membership, checked_probs
 from aeppt_ext import Status, reference
 
 Array = TypeVar("Array", NDArray[np.floating], Tensor)
@@ -85,6 +85,10 @@ class OutputDefense(BaseEstimator, ABC):
         """
         rows, membership = checked_fit(probs, is_member)
         return self._keep(rows, self._learn(rows, membership))
+
+    def fit_predictions(self, known: Predictions) -> Self:
+        """:meth:`fit` on predictions with their true labels, which few defenses make use of."""
+        return self.fit(known.probs, known.is_member)
 
     def _learn(
         self, rows: NDArray[np.floating], membership: NDArray[np.bool_]

@@ -15,6 +15,7 @@ from aeppt.defenses.hamp import HAMPOutput
 from aeppt.defenses.memguard import MemGuard
 from aeppt.defenses.neighborhood_blending import NeighborhoodBlending
 from aeppt.defenses.noise import GaussianNoise, ReverseSigmoid
+from aeppt.defenses.privacy_funnel import PrivacyFunnel
 from aeppt.defenses.temperature import Temperature
 from aeppt.defenses.truncation import LabelOnly, Rounding, TopK
 from aeppt.defenses.undefended import Undefended
@@ -30,6 +31,7 @@ DEFENSES: dict[str, type[OutputDefense]] = {
         LabelOnly,
         MemGuard,
         NeighborhoodBlending,
+        PrivacyFunnel,
         ReverseSigmoid,
         Rounding,
         Temperature,

@@ -58,8 +58,8 @@ class Comparison:
     title : str
     cells : DataFrame
         A row per contender and seed: the label-only floor, and what the defense costs there.
-        Accuracies and calibration errors are those on fresh non-members, which are what a model is
-        used for; training records are predicted better.
+        Accuracies, calibration errors and log-losses are those on fresh non-members, which are what
+        a model is used for; training records are predicted better.
     outcomes : DataFrame
         A row per contender, seed, attack and setting, with every metric and its interval.
     facts : dict
@@ -420,7 +420,7 @@ def _audited(
     seed: int,
 ) -> dict[str, Any]:
     experiment = source.load()
-    fitted = clone(defense).fit(experiment.known.probs, experiment.known.is_member)
+    fitted = clone(defense).fit_predictions(experiment.known)
     report = audit(
         experiment.target,
         experiment.shadow,
@@ -434,7 +434,7 @@ def _audited(
 
 def _seconds_per_record(source: _Source, defense: OutputDefense) -> float:
     experiment = source.load()
-    fitted = clone(defense).fit(experiment.known.probs, experiment.known.is_member)
+    fitted = clone(defense).fit_predictions(experiment.known)
     report = audit(experiment.target, experiment.shadow, fitted, fitted, attacks=())
     return with_latency(report, fitted).utility.seconds_per_record
 
@@ -452,6 +452,8 @@ def _costs(found: dict[str, Any]) -> dict[str, float]:
         "accuracy": after["accuracy"]["value"],
         "calibration_error_before": before["calibration_error"],
         "calibration_error": after["calibration_error"],
+        "log_loss_before": before["negative_log_likelihood"],
+        "log_loss": after["negative_log_likelihood"],
         "l1": utility["all"]["distortion"]["l1"],
         "l1_members": utility["l1_members"],
         "l1_non_members": utility["l1_non_members"],

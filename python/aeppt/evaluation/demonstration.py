@@ -83,7 +83,7 @@ def demonstrate(
     shadow = train("shadow", split.shadow_members, shadow_seed)
     known = predictions_on(target, split.members, split.known_non_members)
     tell("fitting the defense", 0, 1)
-    defense = AEPPT(random_state=random_state).fit(known.probs, known.is_member)
+    defense = AEPPT(random_state=random_state).fit_predictions(known)
     audited, asked = split.members, split.fresh_non_members
     shadows = None
     if shadow_models > 0:

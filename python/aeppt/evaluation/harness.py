@@ -168,7 +168,7 @@ def _attackers_copy(defense: OutputDefense, known: Predictions, seed: int) -> Ou
     copy: OutputDefense = clone(defense)
     if "random_state" in copy.get_params():
         copy.set_params(random_state=seed)
-    copy.fit(known.probs, known.is_member)
+    copy.fit_predictions(known)
     return copy
 
 
