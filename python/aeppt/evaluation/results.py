@@ -164,7 +164,7 @@ class Certificate:
     With the stated ``confidence``, no attacker who knows of a record one released row without its
     ranking, and whether the predicted label is right, has more than ``advantage_bound`` over the
     label-only ``floor``, on records like those held out. ``ranking_aware`` is what one learner
-    gains who sees the ranking too: measured, and a bound for nobody.
+    gains who sees the ranking too: measured, not bounded.
     """
 
     advantage_bound: float
