@@ -31,7 +31,13 @@ from aeppt.attacks import (
     query_attacks,
 )
 from aeppt.defenses import OutputDefense, ProtectionInfo
-from aeppt.evaluation import AttackOutcome, AuditReport, audit_canaries, most_vulnerable
+from aeppt.evaluation import (
+    AttackOutcome,
+    AuditReport,
+    audit_canaries,
+    certify,
+    most_vulnerable,
+)
 from aeppt.evaluation.metrics import METRICS, attack_metrics
 from aeppt.evaluation.results import SETTINGS
 
@@ -302,6 +308,51 @@ def test_progress_rises_to_the_total(
     assert done == list(range(7))
     assert totals == {6}
     assert all(any(attack.name in what for what, _, _ in calls) for attack in attacks)
+
+
+# --- records held out for a certificate ---------------------------------------------------------
+
+
+def test_held_out_records_are_protected_and_certified(
+    target: Predictions,
+    shadow: Predictions,
+    fitted: AEPPT,
+    make_predictions: Make,
+    tmp_path: Path,
+) -> None:
+    held_out = make_predictions(60, 40, seed=13)
+    calls: list[tuple[str, int, int]] = []
+    report = audit(
+        target,
+        shadow,
+        fitted,
+        attacks=[Lessons()],
+        random_state=3,
+        held_out=held_out,
+        on_progress=lambda *call: calls.append(call),
+    )
+    released = held_out.with_probs(fitted.protect(held_out.probs))
+    assert report.certificate == certify(released, random_state=3)
+    assert report.certificate != certify(held_out, random_state=3)
+    assert [call[1] for call in calls] == list(range(6))
+    assert {call[2] for call in calls} == {5}
+    report.to_json(tmp_path / "report.json")
+    loaded = json.loads((tmp_path / "report.json").read_text())["certificate"]
+    assert loaded == report.certificate.to_dict()
+    assert (loaded["granted"], loaded["members"], loaded["non_members"]) == (False, 60, 40)
+
+
+def test_without_held_out_records_nothing_is_certified(report: AuditReport) -> None:
+    assert report.certificate is None
+    assert report.to_dict()["certificate"] is None
+
+
+def test_held_out_records_of_one_side_are_refused(
+    target: Predictions, shadow: Predictions, fitted: AEPPT
+) -> None:
+    members = Predictions(target.probs, target.labels, np.ones(len(target)))
+    with pytest.raises(ValueError, match="held-out members and non-members, got 270 and 0"):
+        audit(target, shadow, fitted, attacks=[Lessons()], held_out=members)
 
 
 # --- weak defenses ----------------------------------------------------------------------------

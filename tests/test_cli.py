@@ -20,6 +20,7 @@ from aeppt import AEPPT, Predictions, load_defense
 from aeppt.attacks import all_attacks, default_attacks, per_example_attacks
 from aeppt.cli import main
 from aeppt.data.tables import read_predictions, write_predictions
+from aeppt.evaluation import certify
 
 Make = Callable[..., Predictions]
 
@@ -163,6 +164,26 @@ def test_audit_reports_every_attack(run: Run, folder: Path, tmp_path: Path) -> N
     assert "milliseconds added per record" in page
     assert page.lstrip().lower().startswith("<!doctype html>")
     assert all(name in page for name in names)
+
+
+def test_audit_certifies_on_held_out_records(
+    run: Run, folder: Path, fitted: AEPPT, tmp_path: Path, make_predictions: Make
+) -> None:
+    held_out = make_predictions(50, 40, seed=24)
+    write_predictions(tmp_path / "held_out.csv", held_out)
+    html, figures = tmp_path / "r.html", tmp_path / "r.json"
+    ended = run(
+        "audit", "--target", folder / "target.npz", "--shadow", folder / "shadow.npz",
+        "--defense", folder / "defense.safetensors", "--held-out", tmp_path / "held_out.csv",
+        "--html", html, "--json", figures, "--seed", 2,
+    )  # fmt: skip
+    assert (ended.code, ended.err) == (0, "")
+    released = held_out.with_probs(fitted.protect(held_out.probs))
+    expected = certify(released, random_state=2)
+    assert json.loads(figures.read_text())["certificate"] == expected.to_dict()
+    said = " ".join(ended.out.split())
+    assert f"{expected.statement} {expected.measurements}" in said
+    assert expected.statement in html.read_text()
 
 
 def test_audit_takes_many_shadow_models_and_every_attack(
@@ -311,6 +332,11 @@ def test_every_command_has_help(command: str, run: Run) -> None:
             "audit --target {given}/target.npz --shadow {given}/shadow.npz --defense {defense} "
             "--shadow-defense {given}/none",
             "no defense at",
+        ),
+        (
+            "audit --target {given}/target.npz --shadow {given}/shadow.npz --defense {defense} "
+            "--held-out {given}/members.npz",
+            "certificate needs held-out members and non-members, got 220 and 0",
         ),
         ("demo --data location", "--path"),
         ("demo --data location --path {out}/none.npz", r"not at .*none\.npz"),

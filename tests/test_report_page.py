@@ -20,6 +20,7 @@ from aeppt.evaluation.results import (
     SETTINGS,
     AttackOutcome,
     AuditReport,
+    Certificate,
     Estimate,
     Setting,
     TradeOff,
@@ -227,6 +228,24 @@ def test_attacks_wholly_below_the_floor_find_nothing_out(undrawn):
     assert "Not judged" in verdict
     assert "knows less than the label alone" in verdict
     assert "Nothing found" not in verdict
+
+
+@pytest.mark.parametrize(
+    ("bound", "verdict", "border"),
+    [(0.0432, "Certified at 95 %", False), (0.0612, "Certificate refused", True)],
+)
+def test_a_certificate_stands_beneath_the_verdict(undrawn, page, bound, verdict, border):
+    certificate = Certificate(
+        bound, 0.0123, 0.55, 0.95, 0.05, 1000, 900, 8, Estimate(-0.003, -0.011, 0.005)
+    )
+    certified = render(replace(made_report(), certificate=certificate))
+    block = certified[certified.index('<p class="verdict certificate') :]
+    block = block[: block.index("</p>")]
+    assert text_of(block).strip() == f"{certificate.statement} {certificate.measurements}"
+    assert text_of(block).strip().startswith(verdict)
+    assert ("leak" in block.partition(">")[0]) == border
+    assert "<dt>Certificate</dt>" in certified
+    assert "ertifi" not in text_of(page)
 
 
 def test_the_strongest_attack_comes_first(long_page):

@@ -57,7 +57,10 @@ def audit_table(report: AuditReport, width: int) -> Table:
 
     The metrics come in the order of :data:`METRICS`, as many as fit in ``width`` characters.
     """
-    utility = report.utility
+    utility, certificate = report.utility, report.certificate
+    certified = (
+        f"\n{certificate.statement} {certificate.measurements}" if certificate is not None else ""
+    )
     table = Table(
         title=f"{report.title} (per cent, with 95 % intervals)",
         caption=(
@@ -68,6 +71,7 @@ def audit_table(report: AuditReport, width: int) -> Table:
             f"Model accuracy {utility.accuracy.value:.2%} before, "
             f"{utility.accuracy_protected.value:.2%} after. Mean L1 change: members "
             f"{utility.l1_members:.4f}, non-members {utility.l1_non_members:.4f}."
+            f"{certified}"
         ),
         caption_justify="left",
         box=box.SIMPLE_HEAD,

@@ -191,6 +191,10 @@ def audit(
         Path | None,
         typer.Option(help="Many shadow models on the target's records, for per-example attacks."),
     ] = None,
+    held_out: Annotated[
+        Path | None,
+        typer.Option(help="The target's predictions that fitted no defense, for a certificate."),
+    ] = None,
     attacks: AttacksOption = Attacks.default,
     seed: Seed = 0,
     html: OutputHtml = Path("report.html"),
@@ -211,6 +215,7 @@ def audit(
             None if shadow_defense is None else load_defense(shadow_defense),
             attacks=attacks.value,
             shadows=None if shadows is None else read_shadow_predictions(shadows),
+            held_out=None if held_out is None else read_predictions(held_out),
             random_state=seed,
             on_progress=progress.update,
         )

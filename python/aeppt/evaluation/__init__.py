@@ -1,6 +1,7 @@
 """The audit of a defense and the comparison of many: attacks, intervals, costs, reports."""
 
 from aeppt.evaluation.canaries import audit_canaries, mislabel, most_vulnerable
+from aeppt.evaluation.certificate import certify
 from aeppt.evaluation.comparison import Comparison, compare, undominated
 from aeppt.evaluation.epsilon import epsilon_lower_bound, one_run_epsilon
 from aeppt.evaluation.experiment import (
@@ -15,6 +16,7 @@ from aeppt.evaluation.results import (
     AttackOutcome,
     AuditReport,
     CanaryAudit,
+    Certificate,
     Estimate,
     TradeOff,
     Utility,
@@ -26,6 +28,7 @@ __all__ = [
     "AttackOutcome",
     "AuditReport",
     "CanaryAudit",
+    "Certificate",
     "Comparison",
     "Estimate",
     "Experiment",
@@ -34,6 +37,7 @@ __all__ = [
     "Utility",
     "audit",
     "audit_canaries",
+    "certify",
     "compare",
     "epsilon_lower_bound",
     "given_experiment",

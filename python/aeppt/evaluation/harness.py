@@ -26,6 +26,7 @@ from aeppt.attacks import (
 )
 from aeppt.defenses import OutputDefense
 from aeppt.evaluation.canaries import audit_canaries, most_vulnerable
+from aeppt.evaluation.certificate import certify
 from aeppt.evaluation.metrics import attack_metrics, judged, record_warnings
 from aeppt.evaluation.results import SETTINGS, AttackOutcome, AuditReport, Setting
 from aeppt.evaluation.utility import measure_utility
@@ -61,6 +62,7 @@ def audit(
     on_progress: Progress | None = None,
     shadows: ShadowPredictions | None = None,
     queried: tuple[QueriedModel, QueriedModel] | None = None,
+    held_out: Predictions | None = None,
 ) -> AuditReport:
     """Attack ``target`` undefended, and behind ``defense`` by a static and an adaptive attacker.
 
@@ -94,6 +96,9 @@ def audit(
     queried : tuple of two QueriedModel or None
         The target, undefended, with the target's records, and the shadow model with its own. With
         them, attacks that send queries run too.
+    held_out : Predictions or None
+        Undefended predictions of the target on members and non-members that took no part in fitting
+        ``defense``. With them, the report has a certificate (:func:`aeppt.evaluation.certify`).
 
     Returns
     -------
@@ -102,8 +107,8 @@ def audit(
     Raises
     ------
     ValueError
-        The target has only members or only non-members, the shadow's classes differ, or
-        ``shadows`` or ``queried`` are about other records.
+        The target or ``held_out`` has only members or only non-members, numbers of classes differ,
+        or ``shadows`` or ``queried`` are about other records.
     """
     if queried is not None and not np.array_equal(queried[0].labels, target.labels):
         raise ValueError("the queried target's records have other labels than the target's")
@@ -113,14 +118,19 @@ def audit(
         attacks = all_attacks(random_state)
     asking = [] if queried is None else query_attacks(random_state)
     comparing = [] if shadows is None else per_example_attacks(random_state)
-    preparations = 2 if shadows is None else 3
+    preparations = 2 + (held_out is not None) + (shadows is not None)
     total = preparations + 2 * len(attacks) + 2 * len(asking) + 3 * len(comparing)
     tell = on_progress or (lambda what, done, total: None)
 
     tell("protecting the target's predictions", 0, total)
     probs, info = defense.protect(target.probs, return_info=True)
     protected = target.with_probs(probs)
-    tell("fitting the attacker's copy of the defense", 1, total)
+    certificate = None
+    if held_out is not None:
+        tell("certifying the defense", 1, total)
+        released = held_out.with_probs(defense.protect(held_out.probs))
+        certificate = certify(released, random_state=random_state)
+    tell("fitting the attacker's copy of the defense", 1 + (held_out is not None), total)
     if shadow_defense is None:
         shadow_defense = _attackers_copy(defense, shadow, random_state + 1)
     protected_shadow = shadow.with_probs(shadow_defense.protect(shadow.probs))
@@ -133,7 +143,7 @@ def audit(
             (victim, _behind(defense, victim)),
         )
     if shadows is not None:
-        tell("fitting a copy of the defense for each shadow model", 2, total)
+        tell("fitting a copy of the defense for each shadow model", preparations - 1, total)
         protected_shadows = _protected_shadows(shadows, defense, random_state + 2)
         jobs += _jobs_per_example(comparing, (shadows, protected_shadows), (target, protected))
 
@@ -160,6 +170,7 @@ def audit(
         utility=measure_utility(target, protected, info.status_counts()),
         facts=_facts(target, shadow, shadows, defense, random_state),
         warnings=record_warnings(target, shadow),
+        certificate=certificate,
     )
 
 

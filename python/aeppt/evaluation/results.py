@@ -158,6 +158,75 @@ class Utility:
 
 
 @dataclass(frozen=True)
+class Certificate:
+    """The result of :func:`aeppt.evaluation.certify`; advantages and limit in balanced accuracy.
+
+    With the stated ``confidence``, no attacker who knows of a record one released row without its
+    ranking, and whether the predicted label is right, has more than ``advantage_bound`` over the
+    label-only ``floor``, on records like those held out. ``ranking_aware`` is what one learner
+    gains who sees the ranking too: measured, not bounded.
+    """
+
+    advantage_bound: float
+    measured_advantage: float  # of the best such attacker on the very records held out
+    floor: float  # best balanced accuracy by the label alone; one half where it tells nothing
+    confidence: float
+    limit: float  # the greatest bound that is granted
+    members: int
+    non_members: int
+    outcomes: int  # how many sorted rows, told apart by whether the label is right, occurred
+    ranking_aware: Estimate
+
+    @property
+    def granted(self) -> bool:
+        """Whether the bound keeps the limit."""
+        return self.advantage_bound <= self.limit
+
+    @property
+    def statement(self) -> str:
+        """What is certified, or why it is not, in a sentence."""
+        held_out = f"{self.members} members and {self.non_members} non-members held out"
+        attacker = (
+            "who knows of a record only one released row without its ranking, and whether the "
+            "predicted label is right"
+        )
+        over = f"points over the label-only floor of {100 * self.floor:.1f} %"
+        bound = f"{math.ceil(1e4 * self.advantage_bound) / 100:.2f}"  # rounded, it is a bound still
+        if self.granted:
+            return (
+                f"Certified at {100 * self.confidence:g} %: on records like the {held_out}, no "
+                f"attacker {attacker}, gains more than {bound} {over}."
+            )
+        return (
+            f"Certificate refused: by the {held_out}, an attacker {attacker}, may gain up to "
+            f"{bound} {over} ({100 * self.confidence:g} % confidence); the limit is "
+            f"{100 * self.limit:g}."
+        )
+
+    @property
+    def measurements(self) -> str:
+        """What attackers gained on the held-out records themselves, in a sentence."""
+        low, value, high = (
+            f"{100 * end:+.1f}".replace("-", "−")
+            for end in (self.ranking_aware.low, self.ranking_aware.value, self.ranking_aware.high)
+        )
+        ranking_aware = (
+            f"{value} points (95 % interval {low} to {high})"
+            if math.isfinite(self.ranking_aware.value)
+            else "an undefined number of points"
+        )
+        return (
+            f"Measured there, in {self.outcomes} different outcomes: the best such attacker gains "
+            f"{100 * self.measured_advantage:.2f} points. Apart from that, the ranking is released "
+            f"too: boosted trees that see it gain {ranking_aware}, which the bound does not cover."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields and the verdict, as plain Python values."""
+        return {"granted": self.granted, **asdict(self)}
+
+
+@dataclass(frozen=True)
 class AuditReport:
     """The result of :func:`aeppt.audit`."""
 
@@ -170,6 +239,7 @@ class AuditReport:
     utility: Utility
     facts: dict[str, str]  # what a reader needs to reproduce it: sizes, seed, versions, engine
     warnings: tuple[str, ...] = ()  # what the numbers of records leave open
+    certificate: Certificate | None = None  # where records were held out for one
 
     def strongest(
         self, setting: Setting, metric: str = "balanced_accuracy"
@@ -226,6 +296,7 @@ class AuditReport:
                 for outcome in self.outcomes
             ],
             "label_only_floor": asdict(self.floor),
+            "certificate": None if self.certificate is None else self.certificate.to_dict(),
             "strongest_adaptive_per_class": classes.to_dict("records"),
             "utility": self.utility.to_dict(),
             "facts": self.facts,
