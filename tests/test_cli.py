@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import aeppt.data.download
-from aeppt import AEPPT, Predictions, load_defense
+from aeppt import AEPPT, Predictions, PrivacyFunnel, load_defense
 from aeppt.attacks import all_attacks, default_attacks, per_example_attacks
 from aeppt.cli import main
 from aeppt.data.tables import read_predictions, write_predictions
@@ -117,24 +117,19 @@ def test_protect_gives_what_the_library_gives(
     assert f"mean L1 change {info.l1.mean():.4f}" in said
 
 
-def test_fit_takes_its_options_and_protect_the_result(
+def test_fit_takes_any_defense_and_protect_the_result(
     run: Run, folder: Path, make_predictions: Make, tmp_path: Path
 ) -> None:
     known = make_predictions(100, 100, seed=23)
     write_predictions(tmp_path / "known.csv", known)
     defense = tmp_path / "d.safetensors"
+    text = "AEPPT(direction='member', space='prob', step_size=0.01, max_l1=1.5)"
     ended = run(
-        "fit", tmp_path / "known.csv", "--out", defense, "--direction", "member",
-        "--space", "prob", "--step-size", 0.01, "--max-steps", 80, "--margin", 0.01,
-        "--max-l1", 1.5, "--constant-time", "--seed", 3,
-    )  # fmt: skip
+        *("fit", tmp_path / "known.csv", "--out", defense, "--defense", text, "--seed", 3),
+    )
     assert (ended.code, ended.err) == (0, "")
     assert "200 predictions of 5 classes" in " ".join(ended.out.split())
-    arguments: dict[str, Any] = {
-        "direction": "member", "space": "prob", "step_size": 0.01, "max_steps": 80,
-        "margin": 0.01, "max_l1": 1.5, "constant_time": True, "random_state": 3,
-    }  # fmt: skip
-    expected = AEPPT(**arguments)
+    expected = AEPPT(direction="member", space="prob", step_size=0.01, max_l1=1.5, random_state=3)
     assert load_defense(defense).get_params() == expected.get_params()
 
     protected = tmp_path / "protected.parquet"
@@ -142,6 +137,28 @@ def test_fit_takes_its_options_and_protect_the_result(
     target = read_predictions(folder / "target.parquet")
     expected.fit(known.probs, known.is_member)
     assert np.array_equal(read_predictions(protected).probs, expected.protect(target.probs))
+
+
+def test_fit_makes_use_of_the_true_labels(
+    run: Run, folder: Path, make_predictions: Make, tmp_path: Path
+) -> None:
+    known = make_predictions(100, 100, seed=23)
+    write_predictions(tmp_path / "known.npz", known)
+    arguments = ("fit", tmp_path / "known.npz", "--out", tmp_path / "d.safetensors", "--seed", 3)
+    assert run(*arguments).code == 0
+    target = read_predictions(folder / "target.npz")
+    labelled = PrivacyFunnel(random_state=3).fit(known.probs, known.is_member, known.labels)
+    unlabelled = PrivacyFunnel(random_state=3).fit(known.probs, known.is_member)
+    protected = load_defense(tmp_path / "d.safetensors").protect(target.probs)
+    assert np.array_equal(protected, labelled.protect(target.probs))
+    assert not np.array_equal(protected, unlabelled.protect(target.probs))
+
+
+def test_fit_refuses_a_defense_that_there_is_none(run: Run, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "d.safetensors"
+    ended = run("fit", folder / "shadow.npz", "--out", out, "--defense", "Magic")
+    assert_one_line(ended, "there is no 'Magic'; known are AEPPT, ")
+    assert not out.exists()
 
 
 def test_audit_reports_every_attack(run: Run, folder: Path, tmp_path: Path) -> None:
@@ -249,7 +266,7 @@ def test_the_defaults_of_fit_are_those_of_the_library(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert run("fit", folder / "shadow.parquet").code == 0
-    assert load_defense("defense.safetensors").get_params() == AEPPT().get_params()
+    assert load_defense("defense.safetensors").get_params() == PrivacyFunnel().get_params()
 
 
 def test_audit_takes_the_attackers_copy(
@@ -302,12 +319,12 @@ def test_every_command_has_help(command: str, run: Run) -> None:
         ("fit {given}/damaged.parquet", r"damaged\.parquet: cannot read it"),
         ("fit {given}/damaged.npz", r"damaged\.npz: cannot read it"),
         ("fit {given}/target.npz --out {out}/none/d.safetensors", "folder does not exist"),
-        ("fit {given}/target.npz --out {out}/d --step-size -1", "step_size"),
-        ("fit {given}/target.npz --out {out}/d --step-size nan", "step_size"),
-        ("fit {given}/target.npz --out {out}/d --max-steps -1", "max_steps"),
-        ("fit {given}/target.npz --out {out}/d --margin -1", "margin"),
-        ("fit {given}/target.npz --out {out}/d --max-l1 -1", "max_l1"),
-        ("fit {given}/target.npz --out {out}/d --seed -1", "random_state|seed"),
+        ("fit {given}/target.npz --out {out}/d --defense AEPPT(step_size=-1)", "step_size"),
+        ("fit {given}/target.npz --out {out}/d --defense AEPPT(step_size=nan)", "step_size"),
+        ("fit {given}/target.npz --out {out}/d --defense AEPPT(max_steps=-1)", "max_steps"),
+        ("fit {given}/target.npz --out {out}/d --defense AEPPT(margin=-1)", "margin"),
+        ("fit {given}/target.npz --out {out}/d --defense AEPPT(max_l1=-1)", "max_l1"),
+        ("fit {given}/target.npz --out {out}/d --defense AEPPT --seed -1", "random_state|seed"),
         ("protect {given}/target.npz {out}/q.npz --defense {given}/none", "no defense at .*none"),
         (
             "protect {given}/target.npz {out}/q.npz --defense {given}/damaged.safetensors",
@@ -354,8 +371,6 @@ def test_an_error_is_one_line(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("fit x.npz --direction sideways", "sideways"),
-        ("fit x.npz --space nowhere", "nowhere"),
         ("fit x.npz --step-size much", "--step-size"),
         ("fit x.npz --max-steps 2.5", "--max-steps"),
         ("fit x.npz --no-such-option", "no-such-option"),
@@ -447,10 +462,10 @@ def test_the_demonstration_runs(tmp_path: Path) -> None:
     html, figures = tmp_path / "demo.html", tmp_path / "demo.json"
     ended = run_process("demo", "--seed", 1, "--html", html, "--json", figures)
     assert (ended.code, ended.err) == (0, "")
-    assert "AEPPT on digits" in ended.out
+    assert "PrivacyFunnel on digits" in ended.out
     report = json.loads(figures.read_text())
-    assert report["title"] == "AEPPT on digits"
+    assert report["title"] == "PrivacyFunnel on digits"
     assert report["facts"]["random state"] == "1"
     page = html.read_text()
-    assert "AEPPT on digits" in page
+    assert "PrivacyFunnel on digits" in page
     assert "http://" not in page.replace("http://www.w3.org", "")

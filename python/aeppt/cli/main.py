@@ -38,27 +38,10 @@ class DataSet(str, enum.Enum):
     location = "location"
 
 
-class Direction(str, enum.Enum):
-    """Which rows are moved."""
-
-    both = "both"
-    member = "member"
-
-
-class Method(str, enum.Enum):
-    """How long steps are."""
-
-    boundary = "boundary"
-    step = "step"
-
-
-class Space(str, enum.Enum):
-    """Where steps are taken."""
-
-    logit = "logit"
-    prob = "prob"
-
-
+DefenseOption = Annotated[
+    str, typer.Option(help='Which defense, such as "AEPPT" or "MemGuard(budget=0.5)".')
+]
+RECOMMENDED = "PrivacyFunnel"
 Seed = Annotated[int, typer.Option(help="The same seed gives the same result.")]
 OutputHtml = Annotated[Path, typer.Option(help="Where the report page goes.")]
 OutputJson = Annotated[Path, typer.Option(help="Where the report's figures go.")]
@@ -78,6 +61,7 @@ def demo(
     path: Annotated[
         str | None, typer.Option(help="The data set's file or URL; needed for --data location.")
     ] = None,
+    defense: DefenseOption = RECOMMENDED,
     attacks: AttacksOption = Attacks.default,
     shadow_models: Annotated[
         int, typer.Option(help="More shadow models, 4 or more, for per-example attacks.", min=0)
@@ -87,10 +71,13 @@ def demo(
     json: OutputJson = Path("report.json"),
 ) -> None:
     """Train, defend, attack and report, on real data, in a minute."""
+    from aeppt.cli.specification import made
     from aeppt.data import load_digits, load_location
+    from aeppt.defenses import DEFENSES
     from aeppt.evaluation.demonstration import demonstrate
 
     check_folders(html, json)
+    chosen = made(defense, DEFENSES)
     if data is DataSet.location:
         if path is None:
             raise ValueError("--data location needs --path, the file location30.npz or its URL")
@@ -98,10 +85,10 @@ def demo(
     else:
         records = load_digits()
     with ProgressDisplay(console) as progress:
-        report, defense = demonstrate(
-            data.value, records, seed, progress.update, attacks.value, shadow_models
+        report, fitted = demonstrate(
+            data.value, records, seed, progress.update, attacks.value, shadow_models, chosen
         )
-    _finish(report, defense, html, json)
+    _finish(report, fitted, html, json)
 
 
 @app.command()
@@ -110,39 +97,25 @@ def fit(
     out: Annotated[Path, typer.Option(help="Where the fitted defense goes.")] = Path(
         "defense.safetensors"
     ),
-    direction: Direction = Direction.both,
-    space: Space = Space.logit,
-    method: Annotated[
-        Method, typer.Option(help="Steps to where the border seems to be, or of one length.")
-    ] = Method.boundary,
-    step_size: float = 0.3,
-    max_steps: int = 50,
-    margin: float = 0.0,
-    max_l1: Annotated[float | None, typer.Option(help="The most one row may change.")] = None,
-    constant_time: Annotated[bool, typer.Option(help="Every row takes the same work.")] = False,
-    seed: Seed = 0,
+    defense: DefenseOption = RECOMMENDED,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the defense; without it, secret keys are fresh.")
+    ] = None,
 ) -> None:
-    """Fit AEPPT on a file of predictions on members and non-members, and save it."""
-    from aeppt import AEPPT
+    """Fit a defense on a file of predictions on members and non-members, and save it."""
+    from aeppt.cli.specification import made
     from aeppt.data.tables import read_predictions
+    from aeppt.defenses import DEFENSES
 
     check_folders(out)
+    chosen = made(defense, DEFENSES)
     known = read_predictions(predictions)
-    defense = AEPPT(
-        direction=direction.value,
-        space=space.value,
-        method=method.value,
-        step_size=step_size,
-        max_steps=max_steps,
-        margin=margin,
-        max_l1=max_l1,
-        constant_time=constant_time,
-        random_state=seed,
-    )
+    if seed is not None and "random_state" in chosen.get_params():
+        chosen.set_params(random_state=seed)
     with ProgressDisplay(console) as progress:
         progress.update(f"fitting on {len(known):,} predictions", 0, 0)
-        defense.fit(known.probs, known.is_member)
-    defense.save(out)
+        chosen.fit_predictions(known)
+    chosen.save(out)
     console.print(f"fitted on {len(known):,} predictions of {known.n_classes} classes: {out}")
 
 

@@ -7,11 +7,12 @@ from functools import partial
 from typing import Literal
 
 import numpy as np
+from sklearn.base import clone
 from torch import nn
 
 from aeppt.attacks import QueriedModel
 from aeppt.data import Records, join_records, split_records
-from aeppt.defenses import AEPPT
+from aeppt.defenses import OutputDefense, PrivacyFunnel
 from aeppt.evaluation.harness import Progress, audit
 from aeppt.evaluation.results import AuditReport
 from aeppt.models import predict_probs, train_classifier, train_shadows
@@ -46,8 +47,12 @@ def demonstrate(
     on_progress: Progress | None = None,
     attacks: Literal["default", "all"] = "default",
     shadow_models: int = 0,
-) -> tuple[AuditReport, AEPPT]:
+    defense: OutputDefense | None = None,
+) -> tuple[AuditReport, OutputDefense]:
     """Train a target and a shadow model on ``records``, defend the target, and audit it.
+
+    The defense is fitted on half of the members. The others, and the non-members that it is
+    attacked on, are held out for the certificate.
 
     Parameters
     ----------
@@ -61,11 +66,14 @@ def demonstrate(
     shadow_models : int
         How many more shadow models to train on the audited records, for per-example attacks: an
         even number of at least 4, or 0 for none of these attacks.
+    defense : OutputDefense or None
+        Which to show, not fitted; None means :class:`aeppt.PrivacyFunnel`. Its ``random_state``
+        becomes that of the demonstration.
 
     Returns
     -------
     AuditReport
-    AEPPT
+    OutputDefense
         The fitted defense.
     """
     setup = SETUPS[name]
@@ -81,10 +89,15 @@ def demonstrate(
 
     target = train("target", split.members, target_seed)
     shadow = train("shadow", split.shadow_members, shadow_seed)
-    known = predictions_on(target, split.members, split.known_non_members)
-    tell("fitting the defense", 0, 1)
-    defense = AEPPT(random_state=random_state).fit_predictions(known)
     audited, asked = split.members, split.fresh_non_members
+    half = len(audited) // 2
+    known = predictions_on(target, audited.take(np.arange(half)), split.known_non_members)
+    held_out = predictions_on(target, audited.take(np.arange(half, len(audited))), asked)
+    tell("fitting the defense", 0, 1)
+    shown = PrivacyFunnel() if defense is None else clone(defense)
+    if "random_state" in shown.get_params():
+        shown.set_params(random_state=random_state)
+    shown.fit_predictions(known)
     shadows = None
     if shadow_models > 0:
         pool = join_records(audited, asked)
@@ -105,15 +118,16 @@ def demonstrate(
     report = audit(
         target=predictions_on(target, audited, asked),
         shadow=predictions_on(shadow, split.shadow_members, split.shadow_non_members),
-        defense=defense,
+        defense=shown,
         attacks=attacks,
         shadows=shadows,
         queried=queried,
         random_state=random_state,
-        title=f"AEPPT on {name}",
+        title=f"{type(shown).__name__} on {name}",
         on_progress=on_progress,
+        held_out=held_out,
     )
-    return report, defense
+    return report, shown
 
 
 def predictions_on(model: nn.Module, members: Records, others: Records) -> Predictions:
