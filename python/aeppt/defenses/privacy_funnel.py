@@ -23,7 +23,7 @@ from aeppt_ext.release import KEY_BYTES
 
 #: Of members and of non-members, how many there must be for each cell. With fewer there are fewer
 #: cells: shares estimated from few rows would look alike without being so.
-RECORDS_PER_CELL = 6
+RECORDS_PER_CELL = 15
 #: The range in which the logarithm of the temperature that calibrates the model is looked for.
 LOG_TEMPERATURES = (-3.0, 3.0)
 
