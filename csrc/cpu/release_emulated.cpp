@@ -1,0 +1,4 @@
+#include "release_variants.h"
+namespace aeppt {
+extern const ReleaseVariant kEmulatedRelease = kBaselineRelease;
+}
