@@ -41,6 +41,7 @@ class RowsRelease {
         if (short_) rank(row, count);
         else sort(row, count);
         hash();
+        for (int64_t r = 0; r < count; ++r) codeword_[r] = codeword(r);
         for (int64_t r = 0; r < count; ++r) answer(row + r, r);
       }
     }
@@ -48,11 +49,16 @@ class RowsRelease {
 
  private:
   static constexpr int64_t kRows = 16;  // of a tile
-  static constexpr int64_t kLongestShort = AEPPT_VECTOR_BYTES * 4;
+  static constexpr int64_t kLongestShort = AEPPT_VECTOR_BYTES == 64 ? 256 : 128;
   using Count = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+
+  static constexpr int64_t kLanes = AEPPT_VECTOR_BYTES / sizeof(T);
+  static constexpr int64_t kWide = AEPPT_VECTOR_BYTES / sizeof(double);
 
   typedef T Values __attribute__((vector_size(AEPPT_VECTOR_BYTES), may_alias));
   typedef Count Counts __attribute__((vector_size(AEPPT_VECTOR_BYTES), may_alias));
+  typedef double Doubles __attribute__((vector_size(AEPPT_VECTOR_BYTES)));
+  typedef T Narrow __attribute__((vector_size(kWide * sizeof(T)), may_alias));
   typedef uint64_t Words __attribute__((vector_size(AEPPT_VECTOR_BYTES)));
   typedef Words WordsInMemory __attribute__((may_alias));
 
@@ -65,8 +71,8 @@ class RowsRelease {
     } else {
       value_ = arena_.take<T>(4 * words + kPadding);
       sorted_ = arena_.take<T>(k_);
-      place_ = arena_.take<int32_t>(k_ + Order<T>::kSlack);
-      class_ = arena_.take<int32_t>(std::min(p_.rows, kRows) * k_);
+      parts_ = arena_.take<uint16_t>(4 * words);
+      place_ = arena_.take<int32_t>(std::min(p_.rows, kRows) * (k_ + Order<T>::kSlack));
       keys_ = arena_.take<typename Order<T>::Key>(Order<T>::scratch_keys(k_));
     }
   }
@@ -78,43 +84,51 @@ class RowsRelease {
       const T* const given = p_.probs + (row + std::min(r, count - 1)) * p_.row_stride;
       for (int64_t j = 0; j < k_; ++j) value_[j * kRows + r] = given[j * p_.column_stride];
     }
-    look();
-    constexpr int64_t kLanes = AEPPT_VECTOR_BYTES / sizeof(T);
-    for (int64_t lane = 0; lane < kRows; lane += kLanes) count_greater(value_ + lane, rank_ + lane);
+    for (int64_t lane = 0; lane < kRows; lane += kLanes) {
+      look(lane);
+      count_greater(value_ + lane, rank_ + lane);
+    }
+    write_messages();
   }
 
-  // The facts of each row, and its message.
-  void look() {
-    double sum[kRows] = {};
-    T first[kRows] = {}, second[kRows] = {};
-    Count label[kRows] = {}, wrong[kRows] = {};
+  // The facts of the rows in kLanes lanes: sums in double, kWide of them to a vector.
+  void look(int64_t lane) {
+    Values first{}, second{};
+    Counts label{}, wrong{};
+    Doubles sum[kLanes / kWide] = {};
     for (int64_t j = 0; j < k_; ++j) {
-      const T* const value = value_ + j * kRows;
-#pragma omp simd
-      for (int64_t r = 0; r < kRows; ++r) {
-        const T x = value[r];
-        sum[r] += x;
-        wrong[r] |= is_entry(x) ? 0 : 1;
-        const bool leads = x > first[r];
-        const T lesser = leads ? first[r] : x;
-        label[r] = leads ? static_cast<Count>(j) : label[r];
-        first[r] = leads ? x : first[r];
-        second[r] = lesser > second[r] ? lesser : second[r];
+      const T* const at = value_ + j * kRows + lane;
+      const Values x = *reinterpret_cast<const Values*>(at);
+#pragma GCC unroll 2
+      for (int64_t part = 0; part < kLanes / kWide; ++part) {
+        sum[part] += __builtin_convertvector(reinterpret_cast<const Narrow*>(at)[part], Doubles);
       }
+      wrong |= ~((x >= 0) & (x < std::numeric_limits<T>::infinity()));
+      const Counts leads = x > first;
+      const Values lesser = leads ? first : x;
+      label = leads ? Counts{} + static_cast<Count>(j) : label;
+      first = leads ? x : first;
+      second = lesser > second ? lesser : second;
     }
-    for (int64_t r = 0; r < kRows; ++r) {
-      facts_[r] = {first[r], second[r], static_cast<int32_t>(label[r]),
-                   wrong[r] == 0 && is_total(sum[r])};
+    for (int64_t r = 0; r < kLanes; ++r) {
+      facts_[lane + r] = {first[r], second[r], static_cast<int32_t>(label[r]),
+                          wrong[r] == 0 && is_total(sum[r / kWide][r % kWide])};
     }
+  }
+
+  void write_messages() {
     const int64_t words = words_of(k_);
     for (int64_t w = 0; w < words; ++w) {
       const T* const value = value_ + 4 * w * kRows;
       uint64_t* const word = word_ + w * kRows;
+      uint32_t part[4][kRows];
+      for (int i = 0; i < 4; ++i) {
+#pragma omp simd
+        for (int64_t r = 0; r < kRows; ++r) part[i][r] = rounded(value[i * kRows + r]);
+      }
 #pragma omp simd
       for (int64_t r = 0; r < kRows; ++r) {
-        const uint32_t low = rounded(value[r]) | rounded(value[r + kRows]) << 16;
-        const uint32_t high = rounded(value[r + 2 * kRows]) | rounded(value[r + 3 * kRows]) << 16;
-        word[r] = uint64_t{high} << 32 | low;
+        word[r] = uint64_t{part[2][r] | part[3][r] << 16} << 32 | (part[0][r] | part[1][r] << 16);
       }
     }
     for (int64_t r = 0; r < kRows; ++r) word_[(words - 1) * kRows + r] |= length_word(k_);
@@ -160,33 +174,49 @@ class RowsRelease {
 
   static void compare(const Values& before, Counts& before_rank, const Values& after,
                       Counts& after_rank) {
+#if AEPPT_VECTOR_BYTES == 64
+    if constexpr (sizeof(T) == 4) {
+      const __m512i one = _mm512_set1_epi32(1);
+      const __mmask16 kept = _mm512_cmp_ps_mask(before, after, _CMP_GE_OQ);
+      before_rank =
+          (Counts)_mm512_mask_sub_epi32((__m512i)before_rank, kept, (__m512i)before_rank, one);
+      after_rank =
+          (Counts)_mm512_mask_add_epi32((__m512i)after_rank, kept, (__m512i)after_rank, one);
+      return;
+    }
+#endif
     const Counts kept = before >= after;  // -1 where it holds
     before_rank += kept;
     after_rank -= kept;
   }
 
-  // ---- long rows, one by one: class_ [kRows][k] ----
+  // ---- long rows, one by one: their orders are kept ----
+
+  int32_t* order_of(int64_t r) const { return place_ + r * (k_ + Order<T>::kSlack); }
 
   void sort(int64_t row, int64_t count) {
     for (int64_t r = 0; r < count; ++r) {
       const T* const given = p_.probs + (row + r) * p_.row_stride;
       T* const value = value_;
       const int64_t stride = p_.column_stride;
-      lanes_.each(k_, [=](int64_t j) { value[j] = given[j * stride]; });
+      if (stride == 1) std::copy_n(given, k_, value);
+      else lanes_.each(k_, [=](int64_t j) { value[j] = given[j * stride]; });
       const Sums sums = lanes_.sums(
           k_, [=](int64_t j) { return static_cast<double>(value[j]); },
           [=](int64_t j) { return is_entry(value[j]) ? 0.0 : 1.0; });
       facts_[r].valid = sums.second == 0 && is_total(sums.first);
       if (!facts_[r].valid) continue;
-      order_.sort(value, place_, sorted_);
-      std::copy_n(place_, k_, class_ + r * k_);
-      facts_[r] = {sorted_[0], sorted_[1], place_[0], true};
+      int32_t* const order = order_of(r);
+      order_.sort(value, order, sorted_);
+      facts_[r] = {sorted_[0], sorted_[1], order[0], true};
       const int64_t words = words_of(k_);
+      uint16_t* const parts = parts_;
+      lanes_.each(4 * words,
+                  [=](int64_t j) { parts[j] = static_cast<uint16_t>(rounded(value[j])); });
       for (int64_t w = 0; w < words; ++w) {
-        const T* const v = value + 4 * w;
-        const uint32_t low = rounded(v[0]) | rounded(v[1]) << 16;
-        const uint32_t high = rounded(v[2]) | rounded(v[3]) << 16;
-        word_[w * kRows + r] = uint64_t{high} << 32 | low;
+        const uint16_t* const part = parts + 4 * w;
+        word_[w * kRows + r] =
+            uint64_t{part[3]} << 48 | uint64_t{part[2]} << 32 | uint64_t{part[1]} << 16 | part[0];
       }
       word_[(words - 1) * kRows + r] |= length_word(k_);
     }
@@ -195,9 +225,8 @@ class RowsRelease {
   // ---- every row ----
 
   void hash() {
-    constexpr int64_t kLanes = AEPPT_VECTOR_BYTES / sizeof(uint64_t);
     const int64_t words = words_of(k_);
-    for (int64_t lane = 0; lane < kRows; lane += 2 * kLanes) {  // two chains hide their latency
+    for (int64_t lane = 0; lane < kRows; lane += 2 * kWide) {  // two chains hide their latency
       SipHash<Words> left(p_.key), right(p_.key);
       for (int64_t w = 0; w < words; ++w) {
         const auto* const word = reinterpret_cast<const WordsInMemory*>(word_ + w * kRows + lane);
@@ -210,33 +239,32 @@ class RowsRelease {
     }
   }
 
+  // -1 where the row is invalid. Apart from answer(), so that the rows' searches overlap.
+  int32_t codeword(int64_t r) const {
+    const Facts& facts = facts_[r];
+    if (!facts.valid) return -1;
+    return choose(p_, facts.first, facts.second, facts.label, hash_[r]);
+  }
+
   void answer(int64_t row, int64_t r) const {
     const T* const given = p_.probs + row * p_.row_stride;
     T* const out = p_.out + row * k_;
-    const Facts& facts = facts_[r];
-    if (!facts.valid) {
+    p_.codeword[row] = codeword_[r];
+    if (codeword_[r] < 0) {
       for (int64_t j = 0; j < k_; ++j) out[j] = given[j * p_.column_stride];
       p_.status[row] = static_cast<int8_t>(Status::kInvalid);
-      p_.codeword[row] = -1;
       return;
     }
-    const int32_t codeword = choose(p_, facts.first, facts.second, facts.label, hash_[r]);
-    const T* const word = p_.codebook + codeword * k_;
-    bool changed = false;
+    const T* const word = p_.codebook + codeword_[r] * k_;
     if (short_) {
-      for (int64_t j = 0; j < k_; ++j) {
-        out[j] = word[rank_[j * kRows + r]];
-        changed |= out[j] != value_[j * kRows + r];
-      }
+      for (int64_t j = 0; j < k_; ++j) out[j] = word[rank_[j * kRows + r]];
     } else {
-      const int32_t* const place = class_ + r * k_;
-      for (int64_t i = 0; i < k_; ++i) {
-        out[place[i]] = word[i];
-        changed |= word[i] != given[place[i] * p_.column_stride];
-      }
+      const int32_t* const order = order_of(r);
+      for (int64_t i = 0; i < k_; ++i) out[order[i]] = word[i];
     }
+    bool changed = false;
+    for (int64_t j = 0; j < k_ && !changed; ++j) changed = out[j] != given[j * p_.column_stride];
     p_.status[row] = static_cast<int8_t>(changed ? Status::kSuccess : Status::kUnchanged);
-    p_.codeword[row] = codeword;
   }
 
   struct Facts {
@@ -254,12 +282,14 @@ class RowsRelease {
   Arena arena_;
   Facts facts_[kRows] = {};
   alignas(64) uint64_t hash_[kRows];
+  int32_t codeword_[kRows];
   uint64_t* word_;  // [words][kRows], the messages
   T* value_;
   Count* rank_;
   // Of long rows.
   T* sorted_;
-  int32_t *place_, *class_;
+  uint16_t* parts_;
+  int32_t* place_;
   typename Order<T>::Key* keys_;
   Order<T> order_;
 };
