@@ -77,15 +77,23 @@ AEPPT_DEVICE constexpr uint64_t hash_of(const T* values, int64_t classes, SipKey
 
 // ---- which codeword a row gets ----
 
-// How many of n ascending values are at most x. Without branches, which chance would mislead.
+// How many of n ascending values are at most x: halves until few are left, and counts these.
+// Without branches, which chance would mislead.
 AEPPT_DEVICE constexpr int32_t count_at_most(const double* values, int32_t n, double x) {
+#ifdef __CUDACC__
+  constexpr int32_t kFew = 0;
+#else
+  constexpr int32_t kFew = 32;  // a vector of them at once
+#endif
   int32_t first = 0;
-  while (n > 0) {
+  while (n > kFew) {
     const int32_t half = (n + 1) / 2;
     first += values[first + half - 1] <= x ? half : 0;
     n -= half;
   }
-  return first;
+  int32_t count = first;
+  for (int32_t i = first; i < first + n; ++i) count += values[i] <= x ? 1 : 0;
+  return count;
 }
 
 // Of a row with these two greatest entries, this label and this hash.
