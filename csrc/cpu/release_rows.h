@@ -49,7 +49,7 @@ class RowsRelease {
 
  private:
   static constexpr int64_t kRows = 16;  // of a tile
-  static constexpr int64_t kLongestShort = AEPPT_VECTOR_BYTES == 64 ? 256 : 128;
+  static constexpr int64_t kLongestShort = AEPPT_VECTOR_BYTES * (AEPPT_VECTOR_BYTES == 64 ? 6 : 8);
   using Count = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
 
   static constexpr int64_t kLanes = AEPPT_VECTOR_BYTES / sizeof(T);

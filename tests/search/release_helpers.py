@@ -12,7 +12,7 @@ from aeppt_ext import ReleaseResult, ReleaseTables, release
 KEY = torch.arange(16, dtype=torch.uint8)
 
 #: Around what an engine treats alike: a word of the hash, a vector, a team; short and long rows.
-CLASSES = (2, 3, 4, 5, 8, 10, 16, 17, 64, 100, 128, 129, 256, 257, 300, 1037)
+CLASSES = (2, 3, 4, 5, 8, 10, 16, 17, 64, 100, 128, 129, 256, 257, 384, 385, 1037)
 
 
 def make_tables(
