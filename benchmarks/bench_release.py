@@ -3,8 +3,8 @@
 One thread, float32, rows of soft-max probabilities, four million values of each number of classes.
 ``torch.sort`` and ``np.argsort`` give the order of the classes, which a release needs; ``np.sort``
 gives the sorted values alone, which is the least that one might ask; ``copy`` is the memory's own
-speed. None of them hashes, chooses or writes a codeword. Calls of all take turns, so that what
-else runs on the machine is shared; figures are medians.
+speed. None of them hashes, chooses or writes a codeword. Calls of all take turns; figures are
+medians of the thread's processor time, which other programs on the machine disturb little.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ def problem(k: int, n: int) -> tuple[Tensor, ReleaseTables]:
     chances = torch.rand(MAPS, cells, cells, generator=generator, dtype=torch.float64)
     cumulative = (chances / chances.sum(2, keepdim=True)).cumsum(2)
     cumulative[:, :, -1] = 1
-    codebook = torch.rand(cells, k, generator=generator).add(0.1 / k).cumsum(1).flip(1).double()
+    powers = torch.linspace(0.5, 2, cells, dtype=torch.float64).unsqueeze(1)
+    codebook = torch.arange(k, 0, -1, dtype=torch.float64) ** powers
+    confidence = torch.linspace(0, 1, CONFIDENCES + 1, dtype=torch.float64)[1:-1]
+    shape = torch.linspace(0, 1, SHAPES + 1, dtype=torch.float64)[1:-1]
     tables = ReleaseTables(
-        probs[:1000]
-        .amax(1)
-        .double()
-        .quantile(torch.linspace(0, 1, CONFIDENCES + 1).double())[1:-1],
-        torch.linspace(0, 1, SHAPES + 1).double()[1:-1].repeat(CONFIDENCES, 1),
+        probs[:1000].amax(1).double().quantile(confidence),
+        shape.repeat(CONFIDENCES, 1),
         torch.randint(MAPS, (k,), generator=generator).int(),
         cumulative,
         (codebook / codebook.sum(1, keepdim=True)).float(),
@@ -56,19 +56,19 @@ def problem(k: int, n: int) -> tuple[Tensor, ReleaseTables]:
 
 
 def medians(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Seconds of each call, the median of ``rounds`` in which all take turns."""
+    """Processor seconds of each call, the median of ``rounds`` in which all take turns."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for round_ in range(rounds + 1):
         for name, call in calls.items():
-            start = time.perf_counter()
+            start = time.thread_time()
             call()
             if round_ > 0:  # the first warms up
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(time.thread_time() - start)
     return {name: statistics.median(taken) for name, taken in seconds.items()}
 
 
 def measure(k: int) -> dict[str, float]:
-    """Nanoseconds per row of each way, and of one row alone."""
+    """Processor nanoseconds per row of each way, and of one row alone."""
     n = VALUES // k
     probs, tables = problem(k, n)
     values = probs.numpy()
