@@ -49,6 +49,7 @@ class RowsRelease {
 
  private:
   static constexpr int64_t kRows = 16;  // of a tile
+  // Comparing every two classes is faster than the sort up to about here.
   static constexpr int64_t kLongestShort = AEPPT_VECTOR_BYTES * (AEPPT_VECTOR_BYTES == 64 ? 6 : 8);
   using Count = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
 
