@@ -86,6 +86,8 @@ FLAGS_variant_avx512 := $(FLAGS_variant_avx2) -mavx512f -mavx512bw -mavx512dq -m
 FLAGS_variant_avx512_bf16 := $(FLAGS_variant_avx512) -mavx512bf16
 FLAGS_variant_amx := $(FLAGS_variant_avx512_bf16) -mamx-tile -mamx-bf16
 FLAGS_variant_amx_emulated := $(FLAGS_variant_amx)
+FLAGS_release_avx2 := $(FLAGS_variant_avx2)
+FLAGS_release_avx512 := $(FLAGS_variant_avx512)
 build/native/fuzz: $(VARIANTS:%=build/native/%.o) tests/native/fuzz_search.cpp
 	clang++ $(NATIVE_FLAGS) $(SANITIZE),fuzzer $^ -o $@
 

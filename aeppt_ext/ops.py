@@ -86,9 +86,6 @@ def _load() -> None:
 
 
 _load()
-if compiled is not None and not hasattr(torch.ops.aeppt, "rank_release"):  # until it is compiled
-    torch.library.define("aeppt::rank_release", RELEASE_SCHEMA.removeprefix("rank_release"))
-    torch.library.impl("aeppt::rank_release", "CompositeExplicitAutograd")(_reference_release)
 
 
 @torch.library.register_fake("aeppt::perturb_search")  # type: ignore[untyped-decorator]

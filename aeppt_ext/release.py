@@ -157,11 +157,11 @@ def message(probs: Tensor) -> Tensor:
     n, k = probs.shape
     bits = (probs.float() + 0.0).contiguous().view(torch.int32)
     rounded = ((bits + (1 << (DROPPED_BITS - 1))) >> DROPPED_BITS).long()
-    padded = rounded.new_zeros(n, k // 4 * 4 + 4)
-    padded[:, :k] = rounded
-    parts = padded.view(n, -1, 4)
+    parts = rounded.new_zeros(n, k // 4 + 1, 4)
+    parts.view(n, k // 4 * 4 + 4)[:, :k] = rounded
     words = parts[..., 0] | parts[..., 1] << 16 | parts[..., 2] << 32 | parts[..., 3] << 48
-    words[:, -1] |= (2 * k % 256) << 56
+    length = 2 * k % 256
+    words[:, -1] |= (length - 256 if length > 127 else length) << 56  # as a signed number
     return words
 
 

@@ -21,7 +21,15 @@ ROOT = Path(__file__).parent.parent
 INSTALLED = ROOT / "build" / "gpu"
 SECONDS = 9 * 60
 SECONDS_TO_END = 45  # what the benchmark's last cell may take beyond its deadline
-SEARCH_TESTS = ("agreement", "guarantees", "bit_identity", "bad_input", "large", "retraction")
+SEARCH_TESTS = (
+    "agreement",
+    "guarantees",
+    "bit_identity",
+    "bad_input",
+    "large",
+    "retraction",
+    "release",
+)
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 
 

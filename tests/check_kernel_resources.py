@@ -27,6 +27,11 @@ BLOCKS = {
     ("search", "double", 32, True): 1,
     ("search", "double", 256, True): 1,
     ("search", "double", 256, False): 1,
+    **{
+        ("release", dtype, lanes, shared): 4
+        for dtype in ("float", "double")
+        for lanes, shared in ((8, True), (32, True), (256, True), (256, False))
+    },
     ("pack", "float", 0, False): 4,
     ("pack", "double", 0, False): 4,
 }
@@ -48,7 +53,8 @@ def read_log(text: str) -> dict[tuple[Kernel, str], Resources]:
     found = {}
     for entry in text.split("Compiling entry function")[1:]:
         name = re.match(
-            r" '\S*?(search|pack)_kernelI([fd])(?:Li(\d+)ELb([01])E)?\S*' for '(sm_\d+)'", entry
+            r" '\S*?(search|pack|release)_kernelI([fd])(?:Li(\d+)ELb([01])E)?\S*' for '(sm_\d+)'",
+            entry,
         )
         figures = re.search(
             r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"

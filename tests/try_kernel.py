@@ -1,11 +1,11 @@
-"""A small search on every path of a kernel, short enough for sanitizers: try_kernel.py cpu|cuda."""
+"""A small call on every path of a kernel, short enough for sanitizers: try_kernel.py cpu|cuda."""
 
 import sys
 from itertools import product
 
 import torch
 
-from aeppt_ext import SearchOptions, perturb_search
+from aeppt_ext import ReleaseTables, SearchOptions, perturb_search, rank_release
 from aeppt_ext.options import FEATURES, NORMS, PRECISIONS
 from aeppt_ext.reference import feature_width
 
@@ -48,4 +48,18 @@ for k, features, norm in product(CLASSES, FEATURES, NORMS):
     doubles = ([w.double() for w in weights], [b.double() for b in biases])
     perturb_search(probs.double(), *doubles, SearchOptions(features=features, max_steps=3))
     searches += 1
-print(f"{searches} searches")
+releases = 0
+for k, dtype in product((*CLASSES, 20_000), (torch.float32, torch.float64)):
+    rows = (3 * torch.randn(CLASSES.get(k, 2), k, device=DEVICE)).softmax(1, dtype=dtype)
+    edges = torch.tensor([0.5], dtype=torch.float64, device=DEVICE)
+    tables = ReleaseTables(
+        edges,
+        edges.expand(2, 1),
+        torch.arange(k, dtype=torch.int32, device=DEVICE) % 3,
+        torch.arange(1, 5, device=DEVICE).double().div(4).expand(3, 4, 4),
+        rows[:1].sort(descending=True).values.expand(4, k),
+    )
+    released = rank_release(rows, tables, torch.arange(16, dtype=torch.uint8))
+    assert torch.equal(released.probs.argmax(1), rows.argmax(1))
+    releases += 1
+print(f"{searches} searches, {releases} releases")

@@ -10,6 +10,7 @@
 // The last is given the values in the order before the step, and brings p in line with them.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
@@ -85,19 +86,18 @@ class Order {
 
  private:
   static constexpr int32_t kCountingLimit = 128;
+  static constexpr int kDigit = 10;  // bits, of a radix sort
   static constexpr int kIndexBits = kFloat ? 32 : 64;
   static constexpr Key kIndexMask = (Key(1) << kIndexBits) - 1;
 
   static Key key(T value, int32_t index) {
-    value += T(0);  // a negative zero becomes a positive one
-    Bits bits;
-    std::memcpy(&bits, &value, sizeof bits);
+    const Bits bits = std::bit_cast<Bits>(value + T(0));  // a negative zero becomes a positive one
     return (Key(bits) << kIndexBits) | (kIndexMask - index);
   }
   static void write(const Key* keys, int32_t n, int32_t* order, T* values) {
+#pragma omp simd
     for (int32_t r = 0; r < n; ++r) {
-      const Bits bits = static_cast<Bits>(keys[r] >> kIndexBits);
-      std::memcpy(&values[r], &bits, sizeof bits);
+      values[r] = std::bit_cast<T>(static_cast<Bits>(keys[r] >> kIndexBits));
       order[r] = static_cast<int32_t>(kIndexMask - (keys[r] & kIndexMask));
     }
   }
@@ -260,36 +260,65 @@ class Order {
     }
   }
 
-  // The keys of the n positive entries, sorted.
+  // The keys of the n positive entries, sorted. Two digits of how far a value is below the greatest
+  // tell nearly all entries apart, and insertion the rest; where it does not, all digits count.
   const Key* radix(const T* p, int32_t& n) {
-    constexpr int kBits = kFloat ? 30 : 62;  // values are below 2, so the top bits are zero
-    constexpr int kDigit = 10, kBuckets = 1 << kDigit, kPasses = (kBits + kDigit - 1) / kDigit;
-    int32_t start[kPasses][kBuckets] = {};
-    const auto digit = [](Key key, int pass) {  // complemented, so that ascending is descending
-      return kBuckets - 1 -
-             (static_cast<Bits>(key >> kIndexBits) >> (pass * kDigit) & (kBuckets - 1));
-    };
-    Key *from = a_, *to = b_;
-    n = 0;
+    Key* const keys = a_;
+    int32_t positive = 0;
+    T highest = 0, lowest = 2;
+#pragma omp simd reduction(+ : positive) reduction(max : highest) reduction(min : lowest)
     for (int32_t j = 0; j < k_; ++j) {
-      from[n] = key(p[j], j);
-      n += p[j] > 0;
+      const T counted = p[j] > 0 ? p[j] : T(2);
+      positive += p[j] > 0 ? 1 : 0;
+      lowest = counted < lowest ? counted : lowest;
+      highest = p[j] > highest ? p[j] : highest;
     }
-    for (int32_t i = 0; i < n; ++i) {
-      for (int pass = 0; pass < kPasses; ++pass) ++start[pass][digit(from[i], pass)];
-    }
-    for (int pass = 0; pass < kPasses; ++pass) {
-      int32_t total = 0;
-      for (int32_t& bucket : start[pass]) {
-        const int32_t size = bucket;
-        bucket = total;
-        total += size;
+    n = positive;
+    if (n == k_) {
+#pragma omp simd
+      for (int32_t j = 0; j < k_; ++j) keys[j] = key(p[j], j);
+    } else {
+      for (int32_t j = 0, place = 0; place < n; ++j) {
+        keys[place] = key(p[j], j);
+        place += p[j] > 0;
       }
-      for (int32_t i = 0; i < n; ++i) to[start[pass][digit(from[i], pass)]++] = from[i];
+    }
+    const Bits greatest = std::bit_cast<Bits>(highest), least = std::bit_cast<Bits>(lowest);
+    constexpr int kAllDigits = ((kFloat ? 30 : 62) + kDigit - 1) / kDigit;  // of values below 2
+    const int width = n > 0 ? std::bit_width(static_cast<Bits>(greatest - least)) : 0;
+    Key *from = a_, *to = b_;
+    sort_digits<2>(from, to, n, greatest, width > 2 * kDigit ? width - 2 * kDigit : 0);
+    if (!insertion(from, n)) sort_digits<kAllDigits>(from, to, n, greatest, 0);
+    return from;
+  }
+
+  // Sorts by how far a value is below the greatest: by that many digits, from the bit `low` on.
+  template <int kDigits>
+  static void sort_digits(Key*& from, Key*& to, int32_t n, Bits greatest, int low) {
+    constexpr int kBuckets = 1 << kDigit;
+    int32_t start[kDigits][kBuckets] = {};
+    const auto digit = [=](Key key, int place) {
+      const Bits below = greatest - static_cast<Bits>(key >> kIndexBits);
+      return below >> low >> (place * kDigit) & (kBuckets - 1);
+    };
+    for (int32_t i = 0; i < n; ++i) {
+#pragma GCC unroll 8
+      for (int place = 0; place < kDigits; ++place) ++start[place][digit(from[i], place)];
+    }
+    int32_t total[kDigits] = {};
+    for (int bucket = 0; bucket < kBuckets; ++bucket) {
+#pragma GCC unroll 8
+      for (int place = 0; place < kDigits; ++place) {
+        const int32_t size = start[place][bucket];
+        start[place][bucket] = total[place];
+        total[place] += size;
+      }
+    }
+    for (int place = 0; place < kDigits; ++place) {
+      for (int32_t i = 0; i < n; ++i) to[start[place][digit(from[i], place)]++] = from[i];
       Key* const swap = from;
       from = to, to = swap;
     }
-    return from;
   }
 
   int32_t k_;

@@ -21,9 +21,10 @@ namespace aeppt::emulated {
 
 constexpr int kWarpThreads = 32;
 
-inline thread_local struct {
+struct ThreadIndex {  // a named type, so that all sources that include this share one variable
   unsigned x;
-} threadIdx;
+};
+inline thread_local ThreadIndex threadIdx;
 
 constexpr int kMostBlocks = 2;  // of a cluster
 

@@ -1,7 +1,6 @@
 // The op aeppt::perturb_search, its CUDA form.
 #include <ATen/ATen.h>
 #include <c10/cuda/CUDAException.h>
-#include <c10/cuda/CUDAGraphsC10Utils.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
@@ -10,19 +9,10 @@
 
 #include "../ops/arguments.h"
 #include "launch.h"
+#include "op_device.h"
 
 namespace aeppt {
 namespace {
-
-// Compute capabilities: matrix units take bf16 and tf32 from the one on, blocks form clusters from
-// the other on.
-constexpr int kOldestMajor = 8, kClusterMajor = 9;
-
-int64_t attribute(cudaDeviceAttr which, c10::DeviceIndex device) {
-  int value;
-  C10_CUDA_CHECK(cudaDeviceGetAttribute(&value, which, device));
-  return value;
-}
 
 template <typename T>
 Outputs search_cuda(const at::Tensor& probs, at::TensorList weights, at::TensorList biases,
@@ -46,21 +36,13 @@ Outputs search_cuda(const at::Tensor& probs, at::TensorList weights, at::TensorL
     return reinterpret_cast<char*>(memory.data_ptr<uint8_t>());
   };
   const c10::DeviceIndex index = probs.device().index();
-  const cuda::Device device = {
-      attribute(cudaDevAttrMultiProcessorCount, index),
-      attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, index),
-      attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, index),
-      attribute(cudaDevAttrReservedSharedMemoryPerBlock, index),
-      attribute(cudaDevAttrComputeCapabilityMajor, index) >= kClusterMajor,
-  };
-  C10_CUDA_CHECK(cuda::search_rows<T>(search, substitute, device, allocate,
+  C10_CUDA_CHECK(cuda::search_rows<T>(search, substitute, describe(index), allocate,
                                       c10::cuda::getCurrentCUDAStream(index)));
   return outputs;
 }
 
 void check_limits(const at::Tensor& probs, at::TensorList weights) {
-  TORCH_CHECK_VALUE(probs.size(1) <= cuda::kMostWidth, "on a GPU probs has at most ",
-                    cuda::kMostWidth, " classes, got ", probs.sizes());
+  check_classes(probs);
   TORCH_CHECK_VALUE(weights.size() <= cuda::kMostLayers, "on a GPU the substitute has at most ",
                     cuda::kMostLayers, " layers, got ", weights.size());
   int64_t width = 0;
@@ -69,20 +51,14 @@ void check_limits(const at::Tensor& probs, at::TensorList weights) {
                     "on a GPU the hidden layers of the substitute have "
                     "at most ",
                     cuda::kMostWidth, " units in all, got ", width);
-  const int64_t major = attribute(cudaDevAttrComputeCapabilityMajor, probs.device().index());
-  TORCH_CHECK_NOT_IMPLEMENTED(major >= kOldestMajor, "aeppt needs a GPU of compute capability ",
-                              kOldestMajor, ".0 or newer, ", probs.device(), " has ", major,
-                              ".x; search on the CPU");
+  check_capability(probs);
 }
 
 Outputs search_cuda(const at::Tensor& probs, at::TensorList weights, at::TensorList biases,
                     const Options& options, bool raises) {
   check_limits(probs, weights);
   const c10::cuda::CUDAGuard guard(probs.device());
-  const auto capture = c10::cuda::currentStreamCaptureStatusMayInitCtx();
-  TORCH_CHECK_VALUE(!raises || capture == c10::cuda::CaptureStatus::None,
-                    "on_invalid=\"raise\" reads every status on the host, which a CUDA graph "
-                    "cannot capture; pass on_invalid=\"passthrough\"");
+  refuse_to_raise_in_a_graph(raises);
   return probs.scalar_type() == at::kFloat ? search_cuda<float>(probs, weights, biases, options)
                                            : search_cuda<double>(probs, weights, biases, options);
 }

@@ -67,14 +67,18 @@ bool raises_on_invalid(c10::string_view on_invalid) {
   return parse<bool>("on_invalid", on_invalid, {{"raise", true}, {"passthrough", false}});
 }
 
-void check_tensors(const at::Tensor& probs, at::TensorList weights, at::TensorList biases,
-                   Features features) {
+void check_probs(const at::Tensor& probs) {
   TORCH_CHECK_VALUE(probs.dim() == 2, "probs must be [n, k], got ", probs.sizes());
-  const int64_t k = probs.size(1);
-  TORCH_CHECK_VALUE(k >= 2 && k <= std::numeric_limits<int32_t>::max(),
+  TORCH_CHECK_VALUE(probs.size(1) >= 2 && probs.size(1) <= std::numeric_limits<int32_t>::max(),
                     "probs must have at least 2 classes, got ", probs.sizes());
   TORCH_CHECK_TYPE(probs.scalar_type() == at::kFloat || probs.scalar_type() == at::kDouble,
                    "probs must be float32 or float64, got ", probs.scalar_type());
+}
+
+void check_tensors(const at::Tensor& probs, at::TensorList weights, at::TensorList biases,
+                   Features features) {
+  check_probs(probs);
+  const int64_t k = probs.size(1);
   TORCH_CHECK_VALUE(!weights.empty() && weights.size() == biases.size(),
                     "the substitute needs as many weights as biases, at least one; got ",
                     weights.size(), " and ", biases.size());

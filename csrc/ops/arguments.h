@@ -20,6 +20,9 @@ Options read_options(c10::string_view features, c10::string_view direction, c10:
 
 bool raises_on_invalid(c10::string_view on_invalid);
 
+// Throws ValueError or TypeError unless probs are rows of at least two classes, in float or double.
+void check_probs(const at::Tensor& probs);
+
 // Throws ValueError or TypeError where shapes, dtypes or devices do not fit each other.
 void check_tensors(const at::Tensor& probs, at::TensorList weights, at::TensorList biases,
                    Features features);
