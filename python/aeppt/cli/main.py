@@ -7,6 +7,7 @@ traceback instead. A command imports what only it needs.
 from __future__ import annotations
 
 import enum
+import logging
 import platform
 import sys
 import warnings
@@ -15,6 +16,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.logging import RichHandler
 
 from aeppt.cli.compare import compare
 from aeppt.cli.display import ProgressDisplay, audit_table, protection_summary
@@ -70,6 +72,12 @@ def _options(
 ) -> None:
     # main() reads --debug itself: it must know before a command fails.
     del debug
+    # What the library tells of long work, above the progress bar.
+    logger = logging.getLogger("aeppt")
+    logger.setLevel(logging.INFO)
+    logger.handlers = [
+        RichHandler(console=console, show_time=False, show_level=False, show_path=False)
+    ]
 
 
 @app.command()
@@ -110,6 +118,13 @@ def fit(
     out: Annotated[Path, typer.Option(help="Where the fitted defense goes.")] = Path(
         "defense.safetensors"
     ),
+    defense: Annotated[
+        str | None,
+        typer.Option(
+            help="Another defense than AEPPT, such as 'AdaptiveAEPPT(max_rounds=2)'; the options "
+            "below are AEPPT's."
+        ),
+    ] = None,
     direction: Direction = Direction.both,
     space: Space = Space.logit,
     method: Annotated[
@@ -122,13 +137,14 @@ def fit(
     constant_time: Annotated[bool, typer.Option(help="Every row takes the same work.")] = False,
     seed: Seed = 0,
 ) -> None:
-    """Fit AEPPT on a file of predictions on members and non-members, and save it."""
+    """Fit a defense on a file of predictions on members and non-members, and save it."""
     from aeppt import AEPPT
+    from aeppt.cli.specification import made
     from aeppt.data.tables import read_predictions
+    from aeppt.defenses import DEFENSES, OutputDefense
 
     check_folders(out)
-    known = read_predictions(predictions)
-    defense = AEPPT(
+    fitted: OutputDefense = AEPPT(
         direction=direction.value,
         space=space.value,
         method=method.value,
@@ -139,10 +155,18 @@ def fit(
         constant_time=constant_time,
         random_state=seed,
     )
+    if defense is not None:
+        if fitted.get_params() != AEPPT().get_params():
+            raise ValueError(
+                "the options of aeppt fit are AEPPT's: give those of another defense in --defense, "
+                "as in --defense 'AdaptiveAEPPT(max_rounds=2)'"
+            )
+        fitted = made(defense, DEFENSES)
+    known = read_predictions(predictions)
     with ProgressDisplay(console) as progress:
         progress.update(f"fitting on {len(known):,} predictions", 0, 0)
-        defense.fit(known.probs, known.is_member)
-    defense.save(out)
+        fitted.fit(known.probs, known.is_member)
+    fitted.save(out)
     console.print(f"fitted on {len(known):,} predictions of {known.n_classes} classes: {out}")
 
 
