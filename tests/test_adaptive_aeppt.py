@@ -31,7 +31,7 @@ def fitted_with(known: Predictions, **parameters: Any) -> AdaptiveAEPPT:
 def judge(monkeypatch: pytest.MonkeyPatch, *verdicts: Verdict) -> None:
     """Let the held-out learner say these, one after another."""
     said = iter(verdicts)
-    monkeypatch.setattr(adaptive_aeppt, "_told_apart", lambda *_: next(said))
+    monkeypatch.setattr(adaptive_aeppt, "told_apart", lambda *_: next(said))
 
 
 def weights(defense: AdaptiveAEPPT) -> list[Any]:
@@ -126,12 +126,12 @@ def test_the_learner_sees_only_what_no_substitute_saw(
         lambda probs, *others: (taught.append(probs), train(probs, *others))[1],
     )
 
-    def told_apart(probs: NDArray[np.floating], is_member: NDArray[np.bool_], _: int) -> Verdict:
+    def verdict(probs: NDArray[np.floating], is_member: NDArray[np.bool_], _: int) -> Verdict:
         judged.append(probs)
         assert is_member.sum() == len(is_member) / 2
         return 0.5, 0.4, 0.6
 
-    monkeypatch.setattr(adaptive_aeppt, "_told_apart", told_apart)
+    monkeypatch.setattr(adaptive_aeppt, "told_apart", verdict)
     fitted_with(known, max_steps=0)  # rows stay as they are
     seen = {tuple(row) for row in taught[0]}
     unseen = {tuple(row) for row in judged[0]}
@@ -143,7 +143,7 @@ def test_the_learner_sees_only_what_no_substitute_saw(
 
 
 def test_members_are_told_less_than_without(known: Predictions) -> None:
-    undefended = adaptive_aeppt._told_apart(known.probs, known.is_member, 0)
+    undefended = adaptive_aeppt.told_apart(known.probs, known.is_member, 0)
     assert undefended[1] > 0.7
     defense = fitted_with(known)
     kept = min(defense.rounds_, key=lambda judged: max(0.5, judged.auc))

@@ -160,7 +160,7 @@ class AdaptiveAEPPT(OutputDefense):
             network = merged(ensemble, rows.shape[1])
             search = PerturbationSearch(network.weights, network.biases, options)
             protected = search(torch.tensor(rows)).numpy()
-            auc = _told_apart(protected[held_out], judged, int(rng.integers(2**31)))
+            auc = told_apart(protected[held_out], judged, int(rng.integers(2**31)))
             l1 = np.abs(protected[held_out] - rows[held_out]).sum(axis=1).mean()
             networks.append(network)
             rounds.append(Round(len(ensemble), *auc, float(l1)))
@@ -223,7 +223,7 @@ def _held_out(membership: NDArray[np.bool_], rng: np.random.Generator) -> NDArra
     return held_out
 
 
-def _told_apart(
+def told_apart(
     probs: NDArray[np.floating], is_member: NDArray[np.bool_], seed: int
 ) -> tuple[float, float, float]:
     """The AUC of boosted trees on sorted and raw rows, cross-fitted, with its interval."""
