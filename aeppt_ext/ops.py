@@ -127,7 +127,8 @@ def perturb_search(
         Predictions: rows on the simplex of k ≥ 2 classes. Any strides.
     weights : sequence of Tensor [out, in], of the dtype and device of ``probs``
         The substitute's dense layers, ReLU between them. The first takes k inputs (3 for
-        ``features="top3"``), the last has one output, the logit of "member".
+        ``features="top3"``, 2k for ``"sorted_raw"``), the last has one output, the logit of
+        "member".
     biases : sequence of Tensor [out]
     options : SearchOptions
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-FEATURES = ("sorted", "raw", "top3")
+FEATURES = ("sorted", "raw", "top3", "sorted_raw")
 DIRECTIONS = ("member", "both")
 SPACES = ("prob", "logit")
 NORMS = ("linf", "l2")
@@ -67,8 +67,8 @@ class SearchOptions:
 
     Parameters
     ----------
-    features : {"sorted", "raw", "top3"}
-        What the substitute sees of a row.
+    features : {"sorted", "raw", "top3", "sorted_raw"}
+        What the substitute sees of a row; the last are the sorted probabilities, then the row.
     direction : {"member", "both"}
         ``member`` moves the rows that the substitute calls members; ``both`` also moves the
         others, to the members' side of the border.

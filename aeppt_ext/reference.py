@@ -35,14 +35,19 @@ Step = Callable[..., tuple[Tensor, Tensor, Tensor]]
 
 def feature_width(features: str, k: int) -> int:
     """How many inputs a substitute on ``features`` has for rows of ``k`` classes."""
-    return min(3, k) if features == "top3" else k
+    return {"top3": min(3, k), "sorted_raw": 2 * k}.get(features, k)
 
 
 def extract_features(probs: Tensor, features: str) -> tuple[Tensor, Tensor | None]:
-    """The substitute's input φ(p) [n, d], and the column each input came from [n, d]."""
+    """The substitute's input φ(p) [n, d], and the column each ranked input came from [n, r].
+
+    The ranked inputs come first; those of ``raw``, and the last k of ``sorted_raw``, are the row.
+    """
     if features == "raw":
         return probs, None
     values, order = probs.sort(dim=1, descending=True, stable=True)
+    if features == "sorted_raw":
+        return torch.cat([values, probs], dim=1), order
     d = feature_width(features, probs.shape[1])
     return values[:, :d], order[:, :d]
 
@@ -71,7 +76,10 @@ def score_and_gradient(
     for weight, activation in zip(reversed(weights[:-1]), reversed(activations), strict=True):
         gradient = torch.mm(gradient * (activation > 0), weight)
     if order is not None:
-        gradient = torch.zeros_like(probs).scatter_(1, order, gradient)
+        ranked, as_it_stands = gradient.tensor_split([order.shape[1]], dim=1)
+        gradient = torch.zeros_like(probs).scatter_(1, order, ranked)
+        if features == "sorted_raw":
+            gradient = gradient + as_it_stands
     return logit, gradient
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import aeppt.data.download
-from aeppt import AEPPT, Predictions, PrivacyFunnel, load_defense
+from aeppt import AEPPT, AdaptiveAEPPT, Predictions, PrivacyFunnel, load_defense
 from aeppt.attacks import all_attacks, default_attacks, per_example_attacks
 from aeppt.cli import main
 from aeppt.data.tables import read_predictions, write_predictions
@@ -259,6 +259,17 @@ def test_bad_shadow_models_are_named(
         *("--defense", folder / "defense.safetensors", "--shadows", tmp_path / "shadows.npz"),
     )
     assert_one_line(ended, message)
+
+
+def test_fit_takes_any_defense_and_shows_its_rounds(run: Run, folder: Path, tmp_path: Path) -> None:
+    defense = tmp_path / "d.safetensors"
+    text = "AdaptiveAEPPT(max_rounds=1, hidden=(4,))"
+    ended = run("fit", folder / "shadow.parquet", "--out", defense, "--defense", text)
+    assert ended.code == 0
+    assert "round 1 of at most 1: 3 substitutes" in " ".join(ended.out.split())
+    assert (
+        load_defense(defense).get_params() == AdaptiveAEPPT(max_rounds=1, hidden=(4,)).get_params()
+    )
 
 
 def test_the_defaults_of_fit_are_those_of_the_library(

@@ -38,6 +38,7 @@ PARAMETERS: dict[str, list[dict[str, Any]]] = {
         {"hidden": (8,)},
         {"hidden": (6,), "direction": "member", "border": None, "space": "prob", "step_size": 0.05},
     ],
+    "AdaptiveAEPPT": [{"max_rounds": 2, "hidden": (6,), "max_steps": 20}],
     "DynaNoise": [
         {"random_state": 0},
         {"base_variance": 1.0, "lambda_scale": 0.0, "temperature": 1.0, "random_state": 0},

@@ -110,7 +110,7 @@ class TileSearch {
   };
 
   void lay_out() {
-    const int64_t width = padded(k_);
+    const int64_t width = padded(std::max(k_, s_.layers[0].in));  // of classes or of inputs
     keys_ = arena_.take<Key>(Order<T>::scratch_keys(k_));
     for (Slot& slot : slot_) {
       for (T** row : {&slot.start, &slot.point, &slot.best, &slot.end, &slot.features}) {
@@ -140,6 +140,7 @@ class TileSearch {
       } else if (!slot.ordered) {
         if (slot.has_order) order_.sort_again(slot.point, slot.order, slot.features);
         else order_.sort(slot.point, slot.order, slot.features);
+        if (o_.features == Features::kSortedRaw) std::copy_n(slot.point, k_, slot.features + k_);
       }
       slot.has_order = true;
       slot.ordered = false;
@@ -246,6 +247,7 @@ class TileSearch {
         slot.ordered = true;
       } else {
         if (o_.features == Features::kTop3) scatter_top3(slot);
+        if (o_.features == Features::kSortedRaw) add_sorted(slot);
         row_.step(slot, slot.point, slot.end, slot.label);
       }
     }
@@ -257,6 +259,13 @@ class TileSearch {
     for (int64_t r = 0; r < width; ++r) top[r] = slot.end[r];
     for (int64_t j = 0; j < k_; ++j) slot.end[j] = 0;
     for (int64_t r = 0; r < width; ++r) slot.end[slot.order[r]] = top[r];
+  }
+
+  // The gradient with respect to a class is that to its place and that to its entry as it stands.
+  void add_sorted(Slot& slot) const {
+    T *const sorted = slot.end, *const raw = sorted + k_;
+    for (int64_t r = 0; r < k_; ++r) raw[slot.order[r]] += sorted[r];
+    for (int64_t j = 0; j < k_; ++j) sorted[j] = raw[j], raw[j] = 0;
   }
 
   static constexpr int64_t kPairsApart = 16;  // rows at a power of two would share cache sets

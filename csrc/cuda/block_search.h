@@ -44,7 +44,8 @@ struct Slot : Row<T> {
 template <typename T>
 struct TileLayout {
   Index slots;
-  Index row, hidden, index;  // elements per slot: an array of classes, all activations, an order
+  // Elements per slot: an array of classes or of inputs, all activations, an order.
+  Index row, hidden, index;
   int64_t list_at, row_at, index_at, hidden_at, scratch_at, scratch_bytes, bytes;
 
   // Products read up to 16 elements at once, and those of eight rows together: rows are half the
@@ -56,9 +57,10 @@ struct TileLayout {
                        int64_t teams) {
     TileLayout layout{};
     layout.slots = slots;
-    layout.row = spaced(search.classes);
+    layout.row = spaced(layers[0].in > search.classes ? layers[0].in : search.classes);
     layout.hidden = spaced(hidden_width(layers, search.layer_count));
-    const bool sorted = search.options.features == Features::kSorted;
+    const Features features = search.options.features;
+    const bool sorted = features == Features::kSorted || features == Features::kSortedRaw;
     layout.index = aligned((sorted ? search.classes : 3) * sizeof(int32_t)) / sizeof(int32_t);
     layout.list_at = aligned(slots * sizeof(Slot<T>));
     layout.row_at = layout.list_at + aligned(slots * sizeof(int32_t));
@@ -119,7 +121,7 @@ class BlockSearch {
   AEPPT_DEVICE void write(Lanes lanes, Index i, const Slot<T>& changed) const {
     lanes.each(1, [&](Index) { slot(i) = changed; });
   }
-  // The array of classes of a slot: 0 start, 1 point, 2 end, 3 features.
+  // An array of a slot: 0 start, 1 point, 2 end or gradient, 3 features.
   AEPPT_DEVICE T* row(Index array, Index i) const {
     return reinterpret_cast<T*>(memory_ + layout_.row_at) +
            (array * layout_.slots + i) * layout_.row;
@@ -129,6 +131,8 @@ class BlockSearch {
   }
   AEPPT_DEVICE bool coarse() const { return fragments_[0].forward != nullptr; }
   AEPPT_DEVICE bool sorted() const { return s_.options.features == Features::kSorted; }
+  AEPPT_DEVICE bool raw() const { return s_.options.features == Features::kRaw; }
+  AEPPT_DEVICE bool sorted_raw() const { return s_.options.features == Features::kSortedRaw; }
   AEPPT_DEVICE Entries<T> entries(Index i) const {
     return {row(3, i), reinterpret_cast<int32_t*>(memory_ + layout_.index_at) + i * layout_.index};
   }
@@ -138,9 +142,7 @@ class BlockSearch {
             Entries<T>{reinterpret_cast<T*>(scratch),
                        reinterpret_cast<int32_t*>(scratch + layout_.row * sizeof(T))}};
   }
-  AEPPT_DEVICE T* inputs(Index i) const {
-    return row(s_.options.features == Features::kRaw ? 1 : 3, i);
-  }
+  AEPPT_DEVICE T* inputs(Index i) const { return row(raw() ? 1 : 3, i); }
   // The activations that the last layer reads, at the end of all.
   AEPPT_DEVICE T* last_hidden(Index i) const { return hidden(i) + last_hidden_at(); }
   AEPPT_DEVICE Index last_hidden_at() const {
@@ -178,7 +180,11 @@ class BlockSearch {
   // Brings the features in line with the point.
   AEPPT_DEVICE void look(Lanes lanes, Index i, Slot<T>& slot) const {
     if (s_.options.features == Features::kTop3) order(lanes).top3(slot.point, entries(i));
-    else if (sorted()) order(lanes).sort(slot.point, entries(i), slot.known);
+    else if (!raw()) order(lanes).sort(slot.point, entries(i), slot.known);
+    if (sorted_raw()) {
+      T *const point = slot.point, *const features = row(3, i) + s_.classes;
+      lanes.each(s_.classes, [=](Index j) { features[j] = point[j]; });
+    }
     slot.known = true;
   }
 
@@ -219,6 +225,12 @@ class BlockSearch {
                  : width > 2 && j == entries.index[2] ? third
                                                       : T(0);
       });
+    }
+    if (sorted_raw()) {
+      // That to a class is that to its place and that to its entry as it stands.
+      T *const by_place = slot.end, *const by_class = by_place + k;
+      lanes.each(k, [=](Index r) { by_class[entries.index[r]] += by_place[r]; });
+      lanes.each(k, [=](Index j) { by_place[j] = by_class[j]; });
     }
     // With sorted features the step is taken on the sorted probabilities: what moved one way stays
     // sorted.

@@ -45,6 +45,8 @@ void check_limits(const at::Tensor& probs, at::TensorList weights) {
   check_classes(probs);
   TORCH_CHECK_VALUE(weights.size() <= cuda::kMostLayers, "on a GPU the substitute has at most ",
                     cuda::kMostLayers, " layers, got ", weights.size());
+  TORCH_CHECK_VALUE(weights[0].size(1) <= cuda::kMostWidth, "on a GPU the substitute has at most ",
+                    cuda::kMostWidth, " inputs, got ", weights[0].size(1));
   int64_t width = 0;
   for (const at::Tensor& weight : weights) width += padded(weight.size(0));
   TORCH_CHECK_VALUE(width <= cuda::kMostWidth,

@@ -41,9 +41,11 @@ Options read_options(c10::string_view features, c10::string_view direction, c10:
   check_number("refine_steps", refine_steps, 0, kMostSteps);
   if (max_l1) check_number("max_l1", *max_l1, 0, kInfinity);
   return {
-      parse<Features>(
-          "features", features,
-          {{"sorted", Features::kSorted}, {"raw", Features::kRaw}, {"top3", Features::kTop3}}),
+      parse<Features>("features", features,
+                      {{"sorted", Features::kSorted},
+                       {"raw", Features::kRaw},
+                       {"top3", Features::kTop3},
+                       {"sorted_raw", Features::kSortedRaw}}),
       parse<Direction>("direction", direction,
                        {{"member", Direction::kMember}, {"both", Direction::kBoth}}),
       parse<Space>("space", space, {{"prob", Space::kProb}, {"logit", Space::kLogit}}),
@@ -82,7 +84,7 @@ void check_tensors(const at::Tensor& probs, at::TensorList weights, at::TensorLi
   TORCH_CHECK_VALUE(!weights.empty() && weights.size() == biases.size(),
                     "the substitute needs as many weights as biases, at least one; got ",
                     weights.size(), " and ", biases.size());
-  int64_t in = features == Features::kTop3 ? std::min<int64_t>(3, k) : k;
+  int64_t in = feature_width(features, k);
   for (size_t l = 0; l < weights.size(); ++l) {
     const at::Tensor &weight = weights[l], &bias = biases[l];
     TORCH_CHECK_VALUE(weight.dim() == 2 && weight.size(1) == in && weight.size(0) >= 1, "weight ",

@@ -5,7 +5,7 @@ The names here are the stable interface::
     from aeppt import AEPPT, Predictions, ProtectedModel, audit, load_defense
 """
 
-from aeppt.defenses import AEPPT, PrivacyFunnel, load_defense
+from aeppt.defenses import AEPPT, AdaptiveAEPPT, PrivacyFunnel, load_defense
 from aeppt.evaluation import audit
 from aeppt.models import ProtectedClassifier, ProtectedFunction, ProtectedModel
 from aeppt.predictions import Predictions
@@ -15,6 +15,7 @@ from aeppt_ext import Status
 
 __all__ = [
     "AEPPT",
+    "AdaptiveAEPPT",
     "Predictions",
     "PrivacyFunnel",
     "ProtectedClassifier",

@@ -41,7 +41,8 @@ class Bytes {
 
 Options read_options(Bytes& bytes) {
   Options options{};
-  options.features = bytes.one_of({Features::kSorted, Features::kRaw, Features::kTop3});
+  options.features =
+      bytes.one_of({Features::kSorted, Features::kRaw, Features::kTop3, Features::kSortedRaw});
   options.direction = bytes.one_of({Direction::kBoth, Direction::kMember});
   options.space = bytes.one_of({Space::kLogit, Space::kProb});
   options.norm = bytes.one_of({Norm::kLinf, Norm::kL2});
@@ -108,8 +109,7 @@ Problem<T> read_problem(Bytes& bytes) {
   widths.push_back(1);
   const double scale = bytes.one_of({1.0, 1.0, 30.0, 0.0, 1e30, kInfinity});
   std::normal_distribution<double> normal;
-  int64_t in = problem.options.features == Features::kTop3 ? std::min<int64_t>(3, problem.classes)
-                                                           : problem.classes;
+  int64_t in = feature_width(problem.options.features, problem.classes);
   for (const int64_t out : widths) {
     std::vector<T>& weight = problem.numbers.emplace_back(in * out);
     for (T& w : weight) w = scale * normal(random) / std::sqrt(in);

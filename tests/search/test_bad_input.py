@@ -219,6 +219,13 @@ def test_top3_takes_three_inputs() -> None:
     assert reference.feature_width("top3", 2) == 2
 
 
+def test_sorted_raw_takes_the_row_twice() -> None:
+    probs, substitute = valid_problem(20, 5, torch.float32)
+    with pytest.raises(ValueError, match=r"weight 0 of the substitute must be \[out, 10\] for 5"):
+        run("kernel", probs, substitute, SearchOptions(features="sorted_raw"))
+    assert reference.feature_width("sorted_raw", 5) == 10
+
+
 BAD_OPTIONS = [
     ("features", "top5"),
     ("direction", "nonmember"),

@@ -27,6 +27,7 @@ OPTIONS = (
     SearchOptions(features="sorted", space="logit", norm="l2", method="step", max_l1=0.2),
     SearchOptions(features="raw", direction="both", norm="l2", margin=0.1),
     SearchOptions(features="top3", norm="linf", method="step", constant_time=True),
+    SearchOptions(features="sorted_raw", direction="both", norm="linf", method="step", max_l1=0.3),
 )
 
 

@@ -19,6 +19,7 @@ OPTIONS = (
     SearchOptions(),
     SearchOptions(features="raw", direction="both", space="logit", norm="l2", step_size=0.3),
     SearchOptions(features="top3", max_l1=0.1, constant_time=True, max_steps=3),
+    SearchOptions(features="sorted_raw", max_l1=0.1),
     SearchOptions(on_invalid="passthrough", refine_steps=0, max_l1=0.0),
 )
 

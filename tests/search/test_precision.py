@@ -54,6 +54,6 @@ def test_coarse_steps_change_no_status(
     done = run_script(CHECK.replace("PRECISION", repr(precision)), {"AEPPT_ISA": name})
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["rows"] == 684
+    assert found["rows"] == 912
     assert found["other"] <= 0.005 * found["rows"], found
     assert found["far"] < 1e-4, found

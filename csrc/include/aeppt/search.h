@@ -8,7 +8,7 @@
 
 namespace aeppt {
 
-enum class Features : int32_t { kSorted, kRaw, kTop3 };
+enum class Features : int32_t { kSorted, kRaw, kTop3, kSortedRaw };
 enum class Direction : int32_t { kMember, kBoth };
 enum class Space : int32_t { kProb, kLogit };
 enum class Norm : int32_t { kLinf, kL2 };
@@ -53,6 +53,13 @@ struct Options {
   bool constant_time;
   Precision precision;
 };
+
+// How many inputs a substitute has. With kSortedRaw the sorted entries come first.
+constexpr int64_t feature_width(Features features, int64_t classes) {
+  return features == Features::kSortedRaw ? 2 * classes
+         : features == Features::kTop3    ? (classes < 3 ? classes : 3)
+                                          : classes;
+}
 
 // Outputs of a matrix product are grouped in panels of this many, so that the weights of one panel
 // are contiguous: panels[width / kPanel][depth][kPanel], padded with zeros.

@@ -7,6 +7,7 @@ traceback instead. A command imports what only it needs.
 from __future__ import annotations
 
 import enum
+import logging
 import platform
 import sys
 import warnings
@@ -15,6 +16,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.logging import RichHandler
 
 from aeppt.cli.compare import compare
 from aeppt.cli.display import ProgressDisplay, audit_table, protection_summary
@@ -53,6 +55,12 @@ def _options(
 ) -> None:
     # main() reads --debug itself: it must know before a command fails.
     del debug
+    # What the library tells of long work, above the progress bar.
+    logger = logging.getLogger("aeppt")
+    logger.setLevel(logging.INFO)
+    logger.handlers = [
+        RichHandler(console=console, show_time=False, show_level=False, show_path=False)
+    ]
 
 
 @app.command()

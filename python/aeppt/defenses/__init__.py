@@ -1,5 +1,6 @@
 """Defenses that change only what a model returns. All share one protocol: fit, protect, save."""
 
+from aeppt.defenses.adaptive_aeppt import AdaptiveAEPPT
 from aeppt.defenses.aeppt import AEPPT
 from aeppt.defenses.base import OutputDefense, ProtectionInfo
 from aeppt.defenses.dynanoise import DynaNoise
@@ -16,6 +17,7 @@ from aeppt.defenses.undefended import Undefended
 __all__ = [
     "AEPPT",
     "DEFENSES",
+    "AdaptiveAEPPT",
     "DynaNoise",
     "GaussianNoise",
     "HAMPOutput",

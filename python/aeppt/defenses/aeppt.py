@@ -40,8 +40,8 @@ class AEPPT(OutputDefense):
     method : {"boundary", "step"}
         ``boundary`` goes as far as the border seems to be, which takes fewer steps; ``step`` goes
         ``step_size`` each time (the paper's form).
-    features : {"sorted", "raw", "top3"}
-        What the substitute sees of a row.
+    features : {"sorted", "raw", "top3", "sorted_raw"}
+        What the substitute sees of a row; the last are the sorted probabilities, then the row.
     hidden : tuple of int
         Widths of the substitute's hidden layers.
     border : float in [0, 1] or None
@@ -92,7 +92,7 @@ class AEPPT(OutputDefense):
         space: Literal["logit", "prob"] = "logit",
         norm: Literal["linf", "l2"] = "linf",
         method: Literal["boundary", "step"] = "boundary",
-        features: Literal["sorted", "raw", "top3"] = "sorted",
+        features: Literal["sorted", "raw", "top3", "sorted_raw"] = "sorted",
         hidden: tuple[int, ...] = (256, 128, 64),
         border: float | None = 0.5,
         margin: float = 0.0,
@@ -138,7 +138,7 @@ class AEPPT(OutputDefense):
 
     def build_module(self, tensors: dict[str, Tensor]) -> PerturbationSearch:
         """The search on a saved substitute (see :meth:`OutputDefense.build_module`)."""
-        weights, biases = saved_layers(tensors, self.hidden)
+        weights, biases = saved_layers(tensors, len(self.hidden) + 1)
         return PerturbationSearch(weights, biases, self._options())
 
     def _protect(self, probs: Tensor) -> tuple[Tensor, ProtectionInfo]:

@@ -94,7 +94,7 @@ class MemGuard(OutputDefense):
 
     def build_module(self, tensors: dict[str, Tensor]) -> TwoPhases:
         """Both phases with a saved substitute and key (see :meth:`OutputDefense.build_module`)."""
-        weights, biases = saved_layers(tensors, self.hidden)
+        weights, biases = saved_layers(tensors, len(self.hidden) + 1)
         return TwoPhases(weights, biases, self._options(), tensors["key"], self._checked_budget())
 
     def _protect(self, probs: Tensor) -> tuple[Tensor, ProtectionInfo]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from aeppt.defenses.adaptive_aeppt import AdaptiveAEPPT
 from aeppt.defenses.aeppt import AEPPT
 from aeppt.defenses.base import FORMAT, FORMAT_VERSION, OutputDefense
 from aeppt.defenses.dynanoise import DynaNoise
@@ -25,6 +26,7 @@ DEFENSES: dict[str, type[OutputDefense]] = {
     defense.__name__: defense
     for defense in (
         AEPPT,
+        AdaptiveAEPPT,
         DynaNoise,
         GaussianNoise,
         HAMPOutput,

@@ -38,7 +38,7 @@ def fit_substitute(
     ----------
     probs : array [n, k]
     is_member : array [n], bool
-    features : {"sorted", "raw", "top3"}
+    features : {"sorted", "raw", "top3", "sorted_raw"}
     hidden : tuple of int
         Widths of the hidden layers; empty for logistic regression.
     border : float in [0, 1] or None
@@ -87,9 +87,7 @@ def named_layers(weights: list[Tensor], biases: list[Tensor]) -> dict[str, Tenso
     }
 
 
-def saved_layers(
-    tensors: dict[str, Tensor], hidden: tuple[int, ...]
-) -> tuple[list[Tensor], list[Tensor]]:
-    """The weights and biases of a substitute of these widths among a module's tensors."""
-    layers = range(len(hidden) + 1)
+def saved_layers(tensors: dict[str, Tensor], count: int) -> tuple[list[Tensor], list[Tensor]]:
+    """The weights and biases of a substitute's ``count`` layers among a module's tensors."""
+    layers = range(count)
     return [tensors[f"weight_{i}"] for i in layers], [tensors[f"bias_{i}"] for i in layers]

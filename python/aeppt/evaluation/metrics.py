@@ -14,13 +14,13 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import binomtest, norm, rankdata
+from scipy.stats import binomtest
 from sklearn.metrics import roc_curve
 
 from aeppt.evaluation.results import UNDEFINED, AttackOutcome, Estimate, Setting
 from aeppt.predictions import Predictions
+from aeppt.roc import CONFIDENCE, area_under_roc
 
-CONFIDENCE = 0.95
 CALIBRATION_BINS = 15
 MOST_SHARED = 0.05  # a share of records found on both sides that deserves a warning
 FEWEST_SHADOW_RECORDS = 50  # of one side; fewer deserve a warning
@@ -362,15 +362,4 @@ def _mean_of_two(left: Estimate, right: Estimate) -> Estimate:
 
 
 def _auc(scores: NDArray[np.float64], is_member: NDArray[np.bool_]) -> Estimate:
-    """Area under the ROC curve; interval by DeLong et al. 1988 through mid-ranks."""
-    members, others = scores[is_member], scores[~is_member]
-    ranks = rankdata(np.concatenate([members, others]))
-    # Per record, the share of the other side that it beats.
-    beaten = (ranks[: len(members)] - rankdata(members)) / len(others)
-    beating = 1 - (ranks[len(members) :] - rankdata(others)) / len(members)
-    value = float(beaten.mean())
-    if len(members) < 2 or len(others) < 2:
-        return Estimate(value, 0.0, 1.0)
-    variance = beaten.var(ddof=1) / len(members) + beating.var(ddof=1) / len(others)
-    half = float(norm.ppf((1 + CONFIDENCE) / 2)) * math.sqrt(variance)
-    return Estimate(value, max(0.0, value - half), min(1.0, value + half))
+    return Estimate(*area_under_roc(scores, is_member))
