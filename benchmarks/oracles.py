@@ -102,8 +102,8 @@ class Oracle:
             return np.bincount(cell[chosen], values[chosen], cells.count) / len(cell)
 
         cost = np.stack([per_cell(l1) for l1 in _l1(descending, codebook, descending).T], axis=1)
-        # A soft limit of nothing makes its excess a part of the cost. Each record is in half of
-        # the models, so either side's share of a row is twice its share of all.
+        # A soft limit of nothing makes its excess a part of the cost. Total variation is half of
+        # what the sides' shares differ by, and either side has half of the rows.
         apart = np.where(self.rows.is_member, 1.0, -1.0) * weight / COST_OF_EXCESS
         terms = [
             _each_codeword(per_cell(apart, (of_row == i) & (is_correct == right)))

@@ -19,7 +19,6 @@ from audits import TITLES
 from defenses import setting
 from floor import SHADOW_MODELS
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 from oracles import COARSE_CLUSTERS, Oracle, Released
 from readme_times import between_marks
 
@@ -29,7 +28,7 @@ from aeppt.defenses.storage import DEFENSES
 from aeppt.evaluation import Experiment, run_experiment, training_by
 from aeppt.evaluation.harness import _attackers_copy, _protected_shadows
 from aeppt.evaluation.metrics import attack_metrics
-from aeppt.evaluation.plots import DEFENSE_COLOURS, DEFENSE_MARKERS, INK, percent, styled, to_svg
+from aeppt.evaluation.plots import DEFENSE_COLOURS, DEFENSE_MARKERS, INK, styled, to_svg
 from aeppt.evaluation.utility import measure_utility
 from aeppt.files import write_atomically
 
@@ -43,7 +42,7 @@ ALONE = {
 }
 QUANTILES, CLUSTERS = 20, 30
 LEAST = "least L1"  # of one row for each record: no release, but a bound
-ORACLE_ADVANTAGES, WEIGHTS = (0.005, 0.03, 0.05), (1, 2, 4)
+ORACLE_ADVANTAGES, WEIGHTS = (0.005, 0.03, 0.04, 0.05), (1, 2, 4)
 AUCS = {"lira_auc": "LiRA", "per_example_auc": "the strongest attack"}
 ASKED = AUCS | {"lira_auc_adaptive": "LiRA, were attackers adaptive alone"}
 #: What is asked for, in AUC over the labels alone and in mean L1.
@@ -53,7 +52,7 @@ An attacker per example knows how hard each record is for models trained with it
 `benchmarks/per_example.py` asks whether a release that keeps the ranking can leave such an attacker
 an AUC of at most {100 * MOST_LEAKAGE:.0f} points more than the labels alone do, at a mean L1 of at
 most {MOST_L1}. It measures PrivacyFunnel, by default and for least L1 with some codebooks (levels
-× shapes) and advantages, and oracles. These show what better knowledge would bring, and are no
+× shapes) and advantages; and oracles. These show what better knowledge would bring, and are no
 defenses: they know each record's difficulty from the attacker's own shadow models, which no
 defender has when it serves.
 
@@ -71,7 +70,8 @@ defender has when it serves.
 - *L1*: mean change of a row, members and non-members counting the same; *members*, *others*: of
   either side. *log-loss*, *ECE*: on fresh records.
 
-Means over seeds, and [least–greatest]; AUC and TPR in points of per cent."""
+Means over seeds, and [least–greatest]; AUC and TPR in points of per cent. *Yes* and *no* go by the
+means, and speak of these releases and of the attacks of the library."""
 
 Row = dict[str, float]
 Spread = dict[str, Row]
@@ -149,12 +149,14 @@ def run(data: str, path: str | None, seed: int, folder: Path) -> dict[str, Row]:
         run_experiment(train, records, sizes, seed).save(saved)
     experiment = Experiment.load(saved)
     found = json.loads(kept.read_text()) if kept.exists() else {}
-    for name, release in releases(experiment, seed).items():
+    everything = releases(experiment, seed)
+    for name, release in everything.items():
         if name not in found:
             found[name] = judged(experiment, release(), seed)
             write(kept, json.dumps(found, indent=1, allow_nan=False))
             print(f"{data}, seed {seed}: {name}", flush=True)
-    return found | {LEAST: Oracle(experiment, seed).least_l1()}
+    in_order = {name: found[name] for name in everything}
+    return in_order | {LEAST: Oracle(experiment, seed).least_l1()}
 
 
 def summary(runs: list[dict[str, Row]]) -> dict[str, Spread]:
@@ -236,7 +238,7 @@ def section(data: str, content: dict) -> str:
 
 @styled
 def frontier(found: dict[str, Spread]) -> Figure:
-    """AUC against mean L1, and which corner is asked for."""
+    """AUC over the labels alone against mean L1, and which corner is asked for."""
     names = [name for name in found if name.startswith(("PrivacyFunnel", "oracle"))]
     families = dict.fromkeys(name.partition(",")[0] for name in names)
     figure = Figure(figsize=(7.6, 4.2))
@@ -245,30 +247,22 @@ def frontier(found: dict[str, Spread]) -> Figure:
         for family, colour, marker in zip(families, DEFENSE_COLOURS, DEFENSE_MARKERS, strict=False):
             rows = [found[name] for name in names if name.partition(",")[0] == family]
             rows.sort(key=lambda row: row["l1"]["mean"])
-            l1, mean, least, most = np.array(
-                [
-                    (row["l1"]["mean"], *(row[auc][x] for x in ("mean", "min", "max")))
-                    for row in rows
-                ]
-            ).T
-            look = {"color": colour, "linewidth": 1}
-            bars = mean - least, most - mean
-            axes.errorbar(
-                l1, mean, bars, linestyle="", marker=marker, markersize=4, label=family, **look
-            )
+            l1 = np.array([row["l1"]["mean"] for row in rows])
+            over = [[row[f"{auc}_over"][x] for row in rows] for x in ("mean", "min", "max")]
+            mean, least, most = 100 * np.array(over)
+            axes.plot(l1, mean, marker, color=colour, markersize=4, label=family)
+            axes.vlines(l1, least, most, color=colour, linewidth=0.8, alpha=0.4)
             on_it = np.minimum.accumulate(mean) == mean
-            axes.plot(l1[on_it], mean[on_it], **look)
+            axes.plot(l1[on_it], mean[on_it], color=colour, linewidth=1)
         for name in ALONE:
-            x, y = found[name]["l1"]["mean"], found[name][auc]["mean"]
+            x, y = found[name]["l1"]["mean"], 100 * found[name][f"{auc}_over"]["mean"]
             axes.plot(x, y, color=INK, marker="*", markersize=8)
             place = {"ha": "center"} if x else {"ha": "left"}
-            axes.annotate(name, (x, y), (0 if x else 7, 5), textcoords="offset points", **place)
-        floor = found["labels alone"][auc]["mean"]
-        axes.fill_between([0, MOST_L1], floor, floor + MOST_LEAKAGE, color=INK, alpha=0.15, lw=0)
-        axes.text(MOST_L1 / 2, floor + MOST_LEAKAGE / 2, "asked for", ha="center", va="center")
-        axes.yaxis.set_major_formatter(FuncFormatter(percent))
+            axes.annotate(name, (x, y), (0, 7), textcoords="offset points", **place)
+        axes.fill_between([0, MOST_L1], 0, 100 * MOST_LEAKAGE, color=INK, alpha=0.15, linewidth=0)
+        axes.annotate("asked for", (0.01, 0.2))
         axes.set(xlabel="mean L1 distance between a row before and after", title=attack)
-    panels[0].set_ylabel("AUC")
+    panels[0].set_ylabel("AUC over the labels alone, points")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
     return figure
 
