@@ -86,8 +86,9 @@ def test_the_adaptive_attacker_ends_at_the_floor(
     _, report, _ = demonstration
     for outcome in report.outcomes:
         if outcome.setting == "adaptive":
-            accuracy = outcome.metrics["balanced_accuracy"].value
-            assert accuracy <= report.floor.value + 0.02, outcome.attack
+            accuracy = outcome.metrics["balanced_accuracy"]
+            assert accuracy.value <= report.floor.value + 0.04, "more than chance"
+            assert accuracy.low <= report.floor.value, outcome.attack
 
 
 @pytest.mark.slow

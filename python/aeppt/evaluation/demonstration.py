@@ -51,8 +51,8 @@ def demonstrate(
 ) -> tuple[AuditReport, OutputDefense]:
     """Train a target and a shadow model on ``records``, defend the target, and audit it.
 
-    The defense is fitted on half of the members. The others, and the non-members that it is
-    attacked on, are held out for the certificate.
+    The defense is fitted on every other member. The rest, and the non-members that it is attacked
+    on, are held out for the certificate.
 
     Parameters
     ----------
@@ -90,9 +90,9 @@ def demonstrate(
     target = train("target", split.members, target_seed)
     shadow = train("shadow", split.shadow_members, shadow_seed)
     audited, asked = split.members, split.fresh_non_members
-    half = len(audited) // 2
-    known = predictions_on(target, audited.take(np.arange(half)), split.known_non_members)
-    held_out = predictions_on(target, audited.take(np.arange(half, len(audited))), asked)
+    fitting, held_back = (audited.take(np.arange(i, len(audited), 2)) for i in range(2))
+    known = predictions_on(target, fitting, split.known_non_members)
+    held_out = predictions_on(target, held_back, asked)
     tell("fitting the defense", 0, 1)
     shown = PrivacyFunnel() if defense is None else clone(defense)
     if "random_state" in shown.get_params():
