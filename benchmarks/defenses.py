@@ -45,8 +45,9 @@ AEPPT behind it, least adaptive leakage first; with their default parameters whe
   each seed; mean over seeds, and for *adaptive* [lowest–highest] and the attack that is strongest
   most often. The adaptive attacker may also attack as the static one does. *floor*: the label-only
   floor.
-- *LiRA*, *TPR*, *canaries*: AUC, TPR of any attack at 0.1 % FPR, and the same of attacks per
-  example on the most vulnerable tenth of the records; the adaptive attacker's highest.
+- *LiRA*, *TPR*, *canaries*: AUC (and what it has more than behind LabelOnly), TPR of any attack at
+  0.1 % FPR, and the same of attacks per example on the most vulnerable tenth of the records; the
+  adaptive attacker's highest.
 - *accuracy* (and points gained on plain training undefended) and calibration error *ECE* on fresh
   records; *L1*: mean change of a row; *ms* added to a record that comes alone; *training*: time in
   that of plain training, roughly.
@@ -156,6 +157,17 @@ def section(data: str, found: dict) -> str:
     def per_cent(value: float | None) -> str:
         return "–" if value is None else f"{100 * value:.1f}"
 
+    lira_of_labels = {
+        row["training"]: row["lira_auc"]
+        for row in found["contenders"]
+        if row["defense"] == "LabelOnly"
+    }
+
+    def lira(row: dict) -> str:
+        alone = lira_of_labels.get(row["training"])
+        gap = "" if alone is None else f" ({0 + 100 * (row['lira_auc'] - alone):+.1f})"
+        return per_cent(row["lira_auc"]) + gap
+
     own = "; ".join(f"{name} {epochs}" for name, epochs in OWN_EPOCHS[data].items())
     shorter = f" Epochs: {own}; all others {SETUPS[data].epochs}." if own else ""
     lines = [
@@ -175,7 +187,8 @@ def section(data: str, found: dict) -> str:
             f"{mark}{row['training']}, {row['defense']}",
             f"{per_cent(row['adaptive'])} [{least}–{most}]",
             row["adaptive_attack"],
-            *(per_cent(row[name]) for name in ("static", "undefended", "floor", "lira_auc")),
+            *(per_cent(row[name]) for name in ("static", "undefended", "floor")),
+            lira(row),
             *(per_cent(row[name]) for name in ("tpr_at_0.1_percent_fpr", "canary_tpr")),
             f"{per_cent(row['accuracy'])} ({0 - 100 * row['accuracy_cost']:+.1f})",
             f"{row['calibration_error']:.3f}",
