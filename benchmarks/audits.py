@@ -15,7 +15,7 @@ from statistics import mean
 
 import numpy as np
 import torch
-from readme_times import between_marks
+from readme_times import write_parts
 from rich.console import Console
 from torch import nn
 
@@ -26,7 +26,6 @@ from aeppt.evaluation import AuditReport
 from aeppt.evaluation.demonstration import demonstrate
 from aeppt.evaluation.harness import Progress
 from aeppt.evaluation.results import SETTINGS
-from aeppt.files import write_atomically
 from aeppt.models import train_shadows
 
 ROOT = Path(__file__).parent.parent
@@ -156,13 +155,12 @@ def canaries(runs: list[dict]) -> str:
 
 def write_page() -> None:
     """Writes every data set's table into its place in docs/results.md."""
-    page = PAGE.read_text()
+    tables = {}
     for data, title in TITLES.items():
         runs = [json.loads(found.read_text()) for found in sorted(RESULTS.glob(f"{data}-*.json"))]
         text = section(runs) if runs else "Not yet measured."
-        begin, end = f"<!-- {data}: benchmarks/audits.py -->", f"<!-- end of {data} -->"
-        page = between_marks(page, begin, end, f"### {title}\n\n{text}")
-    write_atomically(PAGE, lambda file: file.write(page.encode()))
+        tables[data] = f"### {title}\n\n{text}"
+    write_parts(PAGE, "audits.py", tables)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from audits import TITLES
 from defenses import setting
 from floor import FORMS
-from readme_times import between_marks
+from readme_times import write_parts
 from sklearn.base import clone
 
 from aeppt import Predictions
@@ -101,10 +101,8 @@ def main() -> None:
     text = json.dumps(found, indent=1, allow_nan=False)
     file = docs / "results" / f"certificates-{data}.json"
     write_atomically(file, lambda opened: opened.write(text.encode()))
-    begin, end = f"<!-- {data}: benchmarks/certificates.py -->", f"<!-- end of {data} -->"
-    page = docs / "certificate.md"
-    written = between_marks(page.read_text(), begin, end, f"### {TITLES[data]}\n\n{section(found)}")
-    write_atomically(page, lambda opened: opened.write(written.encode()))
+    table = {data: f"### {TITLES[data]}\n\n{section(found)}"}
+    write_parts(docs / "certificate.md", "certificates.py", table)
 
 
 if __name__ == "__main__":

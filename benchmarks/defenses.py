@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from audits import EPOCHS, TITLES, small_network
-from readme_times import between_marks
+from readme_times import write_parts
 from rich.console import Console
 
 from aeppt.cli.display import ProgressDisplay
@@ -207,11 +207,7 @@ def write_page(docs: Path) -> None:
         file = docs / "results" / f"defenses-{data}.json"
         text = section(data, json.loads(file.read_text())) if file.exists() else "Not yet measured."
         texts[f"defenses on {data}"] = f"### {title}\n\n{text}"
-    page = (docs / "results.md").read_text()
-    for name, text in texts.items():
-        begin, end = f"<!-- {name}: benchmarks/defenses.py -->", f"<!-- end of {name} -->"
-        page = between_marks(page, begin, end, text)
-    write_atomically(docs / "results.md", lambda file: file.write(page.encode()))
+    write_parts(docs / "results.md", "defenses.py", texts)
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from audits import TITLES
 from defenses import setting
-from readme_times import between_marks
+from readme_times import write_parts
 from rich.console import Console
 
 from aeppt.attacks import per_example_attacks
@@ -173,11 +173,7 @@ def write_page(docs: Path) -> None:
         file = docs / "results" / f"floor-{data}.json"
         text = section(json.loads(file.read_text())) if file.exists() else "Not yet measured."
         texts[f"floor on {data}"] = f"### {title}\n\n{text}"
-    page = (docs / "results.md").read_text()
-    for name, text in texts.items():
-        begin, end = f"<!-- {name}: benchmarks/floor.py -->", f"<!-- end of {name} -->"
-        page = between_marks(page, begin, end, text)
-    write_atomically(docs / "results.md", lambda file: file.write(page.encode()))
+    write_parts(docs / "results.md", "floor.py", texts)
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from defenses import setting
 from floor import SHADOW_MODELS
 from matplotlib.figure import Figure
 from oracles import COARSE_CLUSTERS, Oracle, Released
-from readme_times import between_marks
+from readme_times import write_parts
 
 from aeppt.attacks import QuantileRegressionAttack, per_example_attacks
 from aeppt.cli.specification import known_recipes, made
@@ -279,11 +279,7 @@ def write_page(docs: Path) -> None:
         if file.exists():
             text = section(data, json.loads(file.read_text()))
             texts[f"per-example on {data}"] = f"### {title}\n\n{text}"
-    page = (docs / "results.md").read_text()
-    for name, text in texts.items():
-        begin, end = f"<!-- {name}: benchmarks/per_example.py -->", f"<!-- end of {name} -->"
-        page = between_marks(page, begin, end, text)
-    write(docs / "results.md", page)
+    write_parts(docs / "results.md", "per_example.py", texts)
 
 
 def main() -> None:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+from aeppt.files import write_atomically
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -111,6 +113,15 @@ def between_marks(page: str, begin: str, end: str, text: str) -> str:
         page += f"\n{begin}\n{end}\n"
     between = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
     return between.sub(lambda _: f"{begin}\n{text}\n{end}", page)
+
+
+def write_parts(page: Path, script: str, parts: Mapping[str, str]) -> None:
+    """Writes each part that ``script`` makes of ``page`` into its place, marked by its name."""
+    text = page.read_text()
+    for name, part in parts.items():
+        begin, end = f"<!-- {name}: benchmarks/{script} -->", f"<!-- end of {name} -->"
+        text = between_marks(text, begin, end, part)
+    write_atomically(page, lambda file: file.write(text.encode()))
 
 
 def rewritten(readme: str) -> str:
