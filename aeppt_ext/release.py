@@ -170,14 +170,14 @@ def uniforms(key: Tensor, probs: Tensor) -> Tensor:
     return ((siphash(key, message(probs)) >> 11) & ((1 << 53) - 1)).double() * 2.0**-53
 
 
-def cells(probs: Tensor, tables: ReleaseTables) -> Tensor:
+def cells(probs: Tensor, confidence_edges: Tensor, shape_edges: Tensor) -> Tensor:
     """The cell [n] int64 of each row; see :class:`ReleaseTables`."""
     first, second = probs.topk(2, dim=1).values.double().unbind(1)
-    i = (tables.confidence_edges <= first.unsqueeze(1)).sum(1)
+    i = (confidence_edges <= first.unsqueeze(1)).sum(1)
     rest = 1 - first
     share = torch.where(rest > 0, second / rest, 0.0)
-    j = (tables.shape_edges[i] <= share.unsqueeze(1)).sum(1)
-    return i * (tables.shape_edges.shape[1] + 1) + j
+    j = (shape_edges[i] <= share.unsqueeze(1)).sum(1)
+    return i * (shape_edges.shape[1] + 1) + j
 
 
 def rank_release(
@@ -219,7 +219,9 @@ def _release(given: Tensor, tables: ReleaseTables, key: Tensor) -> ReleaseResult
     probs = torch.where(valid.unsqueeze(1), given, 0.0)  # keeps what follows in range
     order = probs.sort(dim=1, descending=True, stable=True).indices
     of_label = tables.map_of_class[order[:, 0]].clamp(0, len(tables.cumulative) - 1)
-    cumulative = tables.cumulative[of_label, cells(probs, tables)]
+    cumulative = tables.cumulative[
+        of_label, cells(probs, tables.confidence_edges, tables.shape_edges)
+    ]
     reached = cumulative <= uniforms(key, probs).unsqueeze(1)
     codeword = reached.sum(1).clamp(max=cumulative.shape[1] - 1)
     released = torch.empty_like(probs).scatter_(1, order, tables.codebook[codeword])

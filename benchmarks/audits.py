@@ -19,7 +19,7 @@ from readme_times import write_parts
 from rich.console import Console
 from torch import nn
 
-from aeppt import AEPPT, Predictions, ShadowPredictions, audit
+from aeppt import AEPPT, ShadowPredictions, audit
 from aeppt.cli.display import ProgressDisplay
 from aeppt.data import Records, load_cifar10, load_digits, load_location
 from aeppt.evaluation import AuditReport
@@ -63,13 +63,10 @@ def audit_cifar10(path: str, seed: int, shadow_models: int, tell: Progress) -> A
     asked = np.sort(np.concatenate([np.flatnonzero(said.is_member), others[::2]]))
     known = np.sort(np.concatenate([np.flatnonzero(said.is_member), others[1::2]]))
 
-    def of(rows: np.ndarray) -> Predictions:
-        return Predictions(said.probs[rows], said.labels[rows], said.is_member[rows])
-
-    fitted = of(known)
+    fitted = said.take(known)
     defense = AEPPT(random_state=seed).fit(fitted.probs, fitted.is_member)
     return audit(
-        of(asked),
+        said.take(asked),
         shadow,
         defense,
         attacks="all",

@@ -17,21 +17,15 @@ from audits import TITLES
 from defenses import setting
 from floor import FORMS
 from readme_times import write_parts
-from sklearn.base import clone
 
-from aeppt import Predictions
 from aeppt.cli.specification import known_recipes, made
 from aeppt.defenses import OutputDefense
+from aeppt.defenses.base import seeded
 from aeppt.defenses.storage import DEFENSES
 from aeppt.evaluation import Certificate, Experiment, certify, run_experiment, training_by
 from aeppt.files import write_atomically
 
 ROOT = Path(__file__).parent.parent
-
-
-def taken(predictions: Predictions, rows: np.ndarray) -> Predictions:
-    columns = (predictions.probs, predictions.labels, predictions.is_member)
-    return Predictions(*(column[rows] for column in columns))
 
 
 def certified(defense: OutputDefense, experiment: Experiment, seed: int) -> Certificate:
@@ -40,11 +34,8 @@ def certified(defense: OutputDefense, experiment: Experiment, seed: int) -> Cert
     kept = np.arange(members) < members // 2  # records are shuffled, members come first
     known, target = experiment.known, experiment.target
     others = np.ones(len(known) - members, bool)
-    fitted = clone(defense)
-    if "random_state" in fitted.get_params():
-        fitted.set_params(random_state=seed)
-    fitted.fit_predictions(taken(known, np.concatenate([kept, others])))
-    held_out = taken(target, np.concatenate([~kept, np.ones(len(target) - members, bool)]))
+    fitted = seeded(defense, seed).fit_predictions(known.take(np.concatenate([kept, others])))
+    held_out = target.take(np.concatenate([~kept, np.ones(len(target) - members, bool)]))
     return certify(held_out.with_probs(fitted.protect(held_out.probs)), random_state=seed)
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
 from aeppt.attacks.per_example import scaled_confidence
-from aeppt.defenses.codebook import Cells, fit_cells, fit_codebook
+from aeppt.defenses.codebook import Cells, fit_cells, fit_codebook, sorted_rows
 from aeppt.defenses.least_distortion import COST_OF_EXCESS, Limit, cheapest_map
 
 # The very program of PrivacyFunnel, hence its own parts.
@@ -141,10 +141,6 @@ class Oracle:
         probs = np.stack([release(rows, i) for i, rows in enumerate(shadows.probs, 1)])
         target = self.target.with_probs(release(self.target.probs, 0))
         return Released(target, ShadowPredictions(probs, shadows.labels, shadows.trained_on))
-
-
-def sorted_rows(probs: NDArray) -> Array:
-    return -np.sort(-probs.astype(np.float64), axis=1)
 
 
 def in_ranking_of(probs: NDArray, descending: NDArray) -> NDArray:

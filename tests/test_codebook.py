@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from aeppt.defenses.codebook import TIE_GAP, Cells, fit_cells, fit_codebook
+from aeppt.defenses.codebook import Cells, fit_cells, fit_codebook
+from aeppt.defenses.rows import TIE_GAP
 
 
 def sorted_rows(n: int, k: int = 5, seed: int = 0) -> NDArray[np.float64]:

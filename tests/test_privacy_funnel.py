@@ -64,7 +64,8 @@ def expected_shares(defense: PrivacyFunnel, rows: Predictions, chosen: NDArray[n
     from aeppt_ext.release import cells
 
     own = tables(defense)
-    cell = cells(torch.from_numpy(rows.probs[chosen]), own).numpy()
+    edges = own.confidence_edges, own.shape_edges
+    cell = cells(torch.from_numpy(rows.probs[chosen]), *edges).numpy()
     maps = np.diff(own.cumulative.numpy(), axis=2, prepend=0)
     of_class = own.map_of_class.numpy()[rows.probs[chosen].argmax(axis=1)]
     return maps[of_class, cell].mean(axis=0)

@@ -28,7 +28,7 @@ def drawn(known: Predictions, share: float, seed: int) -> Predictions:
     rows = np.concatenate(
         [rng.permutation(members)[:count], rng.permutation(others)[: total - count]]
     )
-    return Predictions(known.probs[rows], known.labels[rows], known.is_member[rows])
+    return known.take(rows)
 
 
 def measure(setup: Setup, seed: int) -> list[Row]:

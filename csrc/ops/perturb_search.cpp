@@ -2,7 +2,6 @@
 //
 // The fake (meta) form stands in aeppt_ext/ops.py; the CUDA form in csrc/cuda/.
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <torch/library.h>
 
 #include <type_traits>
@@ -49,14 +48,7 @@ Outputs search_cpu(const at::Tensor& probs, at::TensorList weights, at::TensorLi
     const SearchRows<T> search_rows = variant.search_rows<T>();
     const Workers workers(n / kRowsPerWorker);
     RowQueue queue(n, check_signals);
-    at::parallel_for(0, workers.count(), 1, [&](int64_t begin, int64_t end) {
-      try {
-        for (int64_t i = begin; i < end; ++i) search_rows(search, workers.count(), queue);
-      } catch (...) {
-        queue.stop();
-        throw;
-      }
-    });
+    run_workers(workers, queue, [&] { search_rows(search, workers.count(), queue); });
   }
   return outputs;
 }

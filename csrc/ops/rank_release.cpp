@@ -3,7 +3,6 @@
 // The fake (meta) form stands in aeppt_ext/ops.py; the CUDA form in csrc/cuda/.
 #include "rank_release.h"
 
-#include <ATen/Parallel.h>
 #include <torch/library.h>
 
 #include "../cpu/release_variants.h"
@@ -28,14 +27,7 @@ void release_cpu(const ReleaseArguments& given, const ReleaseOutputs& outputs) {
   const ReleaseBlocks<T> release_blocks = chosen_release().release_blocks<T>();
   const Workers workers(count);
   RowQueue blocks(count, check_signals);
-  at::parallel_for(0, workers.count(), 1, [&](int64_t begin, int64_t end) {
-    try {
-      for (int64_t i = begin; i < end; ++i) release_blocks(release, blocks);
-    } catch (...) {
-      blocks.stop();
-      throw;
-    }
-  });
+  run_workers(workers, blocks, [&] { release_blocks(release, blocks); });
 }
 
 void release_cpu(const ReleaseArguments& given, const ReleaseOutputs& outputs, bool) {

@@ -1,8 +1,6 @@
 // See workers.h.
 #include "workers.h"
 
-#include <ATen/Parallel.h>
-
 #include <algorithm>
 
 namespace aeppt {

@@ -1,6 +1,8 @@
 // The threads of a call on the CPU: how many it may take, and how a signal ends it.
 #pragma once
 
+#include <ATen/Parallel.h>
+
 #include <atomic>
 #include <cstdint>
 
@@ -25,5 +27,18 @@ class Workers {
  private:
   int64_t count_;
 };
+
+// Runs `work` in every worker, until the queue is empty; an exception in one ends all.
+template <typename Work>
+void run_workers(const Workers& workers, RowQueue& queue, const Work& work) {
+  at::parallel_for(0, workers.count(), 1, [&](int64_t begin, int64_t end) {
+    try {
+      for (int64_t i = begin; i < end; ++i) work();
+    } catch (...) {
+      queue.stop();
+      throw;
+    }
+  });
+}
 
 }  // namespace aeppt

@@ -67,6 +67,10 @@ class Predictions:
         correct: NDArray[np.bool_] = self.probs.argmax(1) == self.labels
         return correct
 
+    def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Predictions:
+        """The predictions at ``rows``: places, or whether each is taken."""
+        return Predictions(self.probs[rows], self.labels[rows], self.is_member[rows])
+
     def with_probs(self, probs: NDArray[np.floating]) -> Predictions:
         """The same records with other probability vectors."""
         return Predictions(probs, self.labels, self.is_member)

@@ -80,6 +80,11 @@ def one_hot(classes: NDArray[np.int64], n_classes: int) -> NDArray[np.float64]:
     return rows
 
 
+def descending(probs: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Each row of ``probs`` [n, k] in descending order."""
+    return np.sort(probs, axis=1)[:, ::-1]
+
+
 class LabelledPredictionAttack(LearnedAttack):
     """Shows its classifier all that a prediction and its true label hold.
 
@@ -134,8 +139,7 @@ class UnlabelledTreesAttack(BoostedTreesAttack):
 
     def features(self, predictions: Predictions) -> NDArray[np.float64]:
         """The vector in the order of the classes, and in descending order: [n, 2 k]."""
-        probs = predictions.probs
-        return np.column_stack([probs, -np.sort(-probs, axis=1)]).astype(np.float64)
+        return np.column_stack([predictions.probs, descending(predictions.probs)])
 
 
 class RandomForestAttack(LabelledPredictionAttack):

@@ -13,7 +13,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from aeppt.attacks.base import Attack
-from aeppt.attacks.learned import BoostedTreesAttack, LearnedAttack, evidence, fit_quietly, one_hot
+from aeppt.attacks.learned import (
+    BoostedTreesAttack,
+    LearnedAttack,
+    descending,
+    evidence,
+    fit_quietly,
+    one_hot,
+)
 from aeppt.predictions import Predictions
 
 
@@ -38,7 +45,7 @@ class NeuralNetworkAttack(LearnedAttack):
 
     def features(self, predictions: Predictions) -> NDArray[np.floating]:
         """The probabilities in descending order, [n, k]."""
-        return _descending(predictions.probs)
+        return descending(predictions.probs)
 
     def classifier(self) -> Any:
         """The network on standardised features."""
@@ -72,11 +79,13 @@ class PerClassNetworkAttack(NeuralNetworkAttack):
         """The log-odds of "member" by the network of the record's true class."""
         scores = super().run(shadow, targets)
         for label in range(shadow.n_classes):
-            lesson = _of_class(shadow, label)
+            lesson = shadow.take(shadow.labels == label)
             sides = np.bincount(lesson.is_member, minlength=2)
             asked = [i for i, target in enumerate(targets) if (target.labels == label).any()]
             if asked and sides.min() >= self.fewest:
-                own = super().run(lesson, [_of_class(targets[i], label) for i in asked])
+                own = super().run(
+                    lesson, [targets[i].take(targets[i].labels == label) for i in asked]
+                )
                 for i, score in zip(asked, own, strict=True):
                     scores[i][targets[i].labels == label] = score
         return scores
@@ -96,7 +105,7 @@ class TopThreeAttack(NeuralNetworkAttack):
 
     def features(self, predictions: Predictions) -> NDArray[np.floating]:
         """The three greatest probabilities, [n, 3]; of two classes, the third is zero."""
-        top = _descending(predictions.probs)[:, :3]
+        top = descending(predictions.probs)[:, :3]
         return np.pad(top, [(0, 0), (0, 3 - top.shape[1])])
 
 
@@ -197,23 +206,12 @@ class BorderAttack(Attack):
         substitute = MLPClassifier(
             self.hidden, alpha=0.1, max_iter=100, random_state=self.random_state
         )
-        fit_quietly(substitute, _descending(shadow.probs[first]), shadow.is_member[first])
+        fit_quietly(substitute, descending(shadow.probs[first]), shadow.is_member[first])
 
         def distances(probs: NDArray[np.floating]) -> NDArray[np.float64]:
-            scores = evidence(substitute, _descending(probs), 0.5)
+            scores = evidence(substitute, descending(probs), 0.5)
             return np.column_stack([np.abs(scores), scores > 0])
 
         trees = BoostedTreesAttack(self.random_state).classifier()
         trees.fit(distances(shadow.probs[second]), shadow.is_member[second])
         return [evidence(trees, distances(target.probs), 0.5) for target in targets]
-
-
-def _descending(probs: NDArray[np.floating]) -> NDArray[np.floating]:
-    return np.sort(probs, axis=1)[:, ::-1]
-
-
-def _of_class(predictions: Predictions, label: int) -> Predictions:
-    of_class = predictions.labels == label
-    return Predictions(
-        predictions.probs[of_class], predictions.labels[of_class], predictions.is_member[of_class]
-    )

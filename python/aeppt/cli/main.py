@@ -114,12 +114,13 @@ def fit(
     from aeppt.cli.specification import made
     from aeppt.data.tables import read_predictions
     from aeppt.defenses import DEFENSES
+    from aeppt.defenses.base import seeded
 
     check_folders(out)
     chosen = made(defense, DEFENSES)
     known = read_predictions(predictions)
-    if seed is not None and "random_state" in chosen.get_params():
-        chosen.set_params(random_state=seed)
+    if seed is not None:
+        chosen = seeded(chosen, seed)
     with ProgressDisplay(console) as progress:
         progress.update(f"fitting on {len(known):,} predictions", 0, 0)
         chosen.fit_predictions(known)

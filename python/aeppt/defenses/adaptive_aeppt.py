@@ -18,8 +18,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from torch import Tensor
 
-from aeppt.defenses.aeppt import PerturbationSearch
-from aeppt.defenses.base import OutputDefense, ProtectionInfo
+from aeppt.defenses.aeppt import PerturbationSearch, SearchDefense
 from aeppt.defenses.ensemble import Substitute, depth, merged
 from aeppt.defenses.rows import checked_integer, checked_real
 from aeppt.defenses.substitute import fit_substitute, named_layers, saved_layers
@@ -45,7 +44,7 @@ class Round(NamedTuple):
     l1: float  # mean change of the held-out rows
 
 
-class AdaptiveAEPPT(OutputDefense):
+class AdaptiveAEPPT(SearchDefense):
     """AEPPT against an ensemble of substitutes, grown by attackers of its own output.
 
     In each round one substitute of each kind is trained on what the rounds before it protect (in
@@ -186,11 +185,6 @@ class AdaptiveAEPPT(OutputDefense):
         module = PerturbationSearch(*saved_layers(tensors, layers), self._options())
         module.register_buffer("rounds", tensors["rounds"])
         return module
-
-    def _protect(self, probs: Tensor) -> tuple[Tensor, ProtectionInfo]:
-        assert isinstance(self.module_, PerturbationSearch)
-        result = self.module_.search(probs)
-        return result.probs, ProtectionInfo(*result[1:])
 
     def _options(self) -> SearchOptions:
         return SearchOptions(

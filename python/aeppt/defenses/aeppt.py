@@ -15,7 +15,17 @@ from aeppt_ext import SearchOptions, SearchResult, perturb_search
 from aeppt_ext.options import OPTION_NAMES
 
 
-class AEPPT(OutputDefense):
+class SearchDefense(OutputDefense):
+    """Base of the defenses whose ``module_`` searches: they tell all that the search told."""
+
+    module_: PerturbationSearch
+
+    def _protect(self, probs: Tensor) -> tuple[Tensor, ProtectionInfo]:
+        result = self.module_.search(probs)
+        return result.probs, ProtectionInfo(*result[1:])
+
+
+class AEPPT(SearchDefense):
     """Adversarial-example defense of predictions (Xue et al. 2020, arXiv 2011.13696).
 
     The defender trains a membership inference model, the *substitute*, and moves each probability
@@ -140,11 +150,6 @@ class AEPPT(OutputDefense):
         """The search on a saved substitute (see :meth:`OutputDefense.build_module`)."""
         weights, biases = saved_layers(tensors, len(self.hidden) + 1)
         return PerturbationSearch(weights, biases, self._options())
-
-    def _protect(self, probs: Tensor) -> tuple[Tensor, ProtectionInfo]:
-        assert isinstance(self.module_, PerturbationSearch)
-        result = self.module_.search(probs)
-        return result.probs, ProtectionInfo(*result[1:])
 
     def _options(self) -> SearchOptions:
         return SearchOptions(**{name: getattr(self, name) for name in OPTION_NAMES})

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from safetensors.torch import save
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 from typing_extensions import Self
@@ -177,6 +177,14 @@ class OutputDefense(BaseEstimator, ABC):
         }
         content = save(tensors, metadata=metadata)
         write_atomically(path, lambda file: file.write(content))
+
+
+def seeded(defense: OutputDefense, seed: int) -> OutputDefense:
+    """A copy of ``defense``, not fitted, whose ``random_state``, where it has one, is ``seed``."""
+    copy: OutputDefense = clone(defense)
+    if "random_state" in copy.get_params():
+        copy.set_params(random_state=seed)
+    return copy
 
 
 def checked_fit(

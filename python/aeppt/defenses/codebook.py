@@ -10,7 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+
+from aeppt.defenses.rows import TIE_GAP
+from aeppt_ext import release
 
 #: A cell with fewer non-members takes the mean of all rows in it.
 LEAST_NON_MEMBERS = 5
@@ -19,8 +23,6 @@ LADDER = 1e-4
 #: By what share of it each entry falls more from rank to rank than the mean does. That keeps ranks
 #: apart where the mean has them equal: float32 tells numbers apart that differ by a quarter of it.
 FALL = 2.0**-21
-#: The label leads by at least this much.
-TIE_GAP = 1e-6
 
 Array = NDArray[np.float64]
 
@@ -40,10 +42,14 @@ class Cells:
 
     def of(self, descending: Array) -> NDArray[np.int64]:
         """The cell [n] of each sorted row [n, k]."""
-        level = np.searchsorted(self.confidence_edges, descending[:, 0], "right")
-        shape = (self.shape_edges[level] <= _share(descending)[:, None]).sum(axis=1)
-        cell: NDArray[np.int64] = level * (self.shape_edges.shape[1] + 1) + shape
+        given = map(torch.from_numpy, (descending, self.confidence_edges, self.shape_edges))
+        cell: NDArray[np.int64] = release.cells(*given).numpy()
         return cell
+
+
+def sorted_rows(probs: NDArray[np.floating]) -> Array:
+    """Each row of ``probs`` [n, k] in descending order."""
+    return -np.sort(-probs.astype(np.float64), axis=1)
 
 
 def fit_cells(

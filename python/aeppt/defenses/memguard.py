@@ -7,8 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aeppt.defenses.aeppt import PerturbationSearch
-from aeppt.defenses.base import OutputDefense, ProtectionInfo
+from aeppt.defenses.aeppt import PerturbationSearch, SearchDefense
 from aeppt.defenses.keyed_random import keyed_uniforms, new_key
 from aeppt.defenses.rows import checked_real
 from aeppt.defenses.substitute import fit_substitute, named_layers, saved_layers
@@ -19,7 +18,7 @@ from aeppt_ext import SearchOptions, SearchResult, Status
 TRAINING_SEED = 0
 
 
-class MemGuard(OutputDefense):
+class MemGuard(SearchDefense):
     """MemGuard (Jia et al. 2019, ACM CCS, arXiv 1909.10594), both phases.
 
     Phase I finds for each row the noise that puts the substitute's answer at one half, with the
@@ -96,11 +95,6 @@ class MemGuard(OutputDefense):
         """Both phases with a saved substitute and key (see :meth:`OutputDefense.build_module`)."""
         weights, biases = saved_layers(tensors, len(self.hidden) + 1)
         return TwoPhases(weights, biases, self._options(), tensors["key"], self._checked_budget())
-
-    def _protect(self, probs: Tensor) -> tuple[Tensor, ProtectionInfo]:
-        assert isinstance(self.module_, TwoPhases)
-        result = self.module_.search(probs)
-        return result.probs, ProtectionInfo(*result[1:])
 
     def _options(self) -> SearchOptions:
         return SearchOptions(

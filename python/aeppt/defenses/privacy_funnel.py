@@ -12,13 +12,13 @@ from scipy.special import log_softmax, softmax, xlogy
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from aeppt.defenses.base import OutputDefense, ProtectionInfo, as_array, checked_fit
-from aeppt.defenses.codebook import fit_cells, fit_codebook
+from aeppt.defenses.base import OutputDefense, as_array, checked_fit
+from aeppt.defenses.codebook import fit_cells, fit_codebook, sorted_rows
 from aeppt.defenses.keyed_random import new_key
 from aeppt.defenses.least_distortion import Limit, cheapest_map
 from aeppt.defenses.rows import SMALLEST, checked_integer, checked_real
 from aeppt.predictions import Predictions
-from aeppt_ext import ReleaseResult, ReleaseTables, check_tables, rank_release, reference
+from aeppt_ext import ReleaseResult, ReleaseTables, check_tables, rank_release
 from aeppt_ext.release import KEY_BYTES
 
 #: Of members and of non-members, how many there must be for each cell. With fewer there are fewer
@@ -144,14 +144,6 @@ class PrivacyFunnel(OutputDefense):
         check_tables(tables)
         return RankRelease(tables, tensors["key"])
 
-    def _protect(self, probs: Tensor) -> tuple[Tensor, ProtectionInfo]:
-        assert isinstance(self.module_, RankRelease)
-        result = self.module_.release(probs)
-        l1 = reference.l1_distance(result.probs, probs).to(probs.dtype)
-        unscored = torch.full_like(l1, torch.nan)
-        steps = torch.zeros_like(result.status, dtype=torch.int32)
-        return result.probs, ProtectionInfo(result.status, steps, unscored, unscored, l1)
-
     def _check(self) -> None:
         checked_real("advantage", self.advantage, 0, 0.5)
         checked_real("serving_prior", self.serving_prior, 0, 1)
@@ -168,7 +160,7 @@ class PrivacyFunnel(OutputDefense):
         is_member: NDArray[np.bool_],
         known: Predictions | None,
     ) -> dict[str, Tensor]:
-        descending = -np.sort(-rows.astype(np.float64), axis=1)
+        descending = sorted_rows(rows)
         fewest = int(min(is_member.sum(), (~is_member).sum()))
         shapes = self.shapes if rows.shape[1] > 2 else 1  # one runner-up has all that is left
         levels, shapes = _grid(self.confidence_levels, shapes, fewest // RECORDS_PER_CELL)
@@ -177,19 +169,19 @@ class PrivacyFunnel(OutputDefense):
         codebook = fit_codebook(descending, is_member, cell, cells.count)
         map_of_class = _map_of_class(rows, is_member, cells.count)
         of_row = map_of_class[rows.argmax(axis=1)]
-        maps = []
-        for i in range(map_of_class.max() + 1):
-            chosen = of_row == i
-            maps.append(
-                self._map(
-                    descending[chosen],
-                    is_member[chosen],
-                    cell[chosen],
-                    codebook.astype(np.float64),
-                    None if known is None else known.is_correct[chosen],
-                    None if known is None else _temperature(known),
-                )
+        is_correct = None if known is None else known.is_correct
+        temperature = None if known is None else _temperature(known)
+        maps = [
+            self._map(
+                descending[chosen],
+                is_member[chosen],
+                cell[chosen],
+                codebook.astype(np.float64),
+                None if is_correct is None else is_correct[chosen],
+                temperature,
             )
+            for chosen in (of_row == i for i in range(map_of_class.max() + 1))
+        ]
         cumulative = np.cumsum(maps, axis=2)
         cumulative[:, :, -1] = 1.0
         tables = ReleaseTables(

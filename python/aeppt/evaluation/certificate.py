@@ -167,12 +167,6 @@ def _ranking_aware(protected: Predictions, random_state: int) -> Estimate:
     scores = np.empty(len(protected))
     deal = StratifiedKFold(folds, shuffle=True, random_state=random_state)
     for train, test in deal.split(protected.probs, is_member):
-        (scores[test],) = attack(_rows(protected, train), _rows(protected, test))
+        (scores[test],) = attack(protected.take(train), protected.take(test))
     accused = right == (right[is_member].mean() >= right[~is_member].mean())
     return advantage(scores, np.where(accused, 1.0, -1.0), is_member)
-
-
-def _rows(predictions: Predictions, chosen: NDArray[np.int64]) -> Predictions:
-    return Predictions(
-        predictions.probs[chosen], predictions.labels[chosen], predictions.is_member[chosen]
-    )

@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 
 from aeppt.attacks.base import Attack
-from aeppt.defenses.base import OutputDefense
+from aeppt.defenses.base import OutputDefense, seeded
 from aeppt.evaluation.experiment import Experiment
 from aeppt.evaluation.fingerprint import fingerprint
 from aeppt.evaluation.harness import Progress, audit
@@ -281,7 +281,7 @@ def compare(
     for training, name in chosen:
         for seed in seeds:
             source = sources[training, seed]
-            defense = _seeded(defenses[name], seed)
+            defense = seeded(defenses[name], seed)
             key = fingerprint(__version__, source.digest, defense, attacks, seed)
             what = f"{training}, {name}, seed {seed}"
             cells[training, name, seed] = Piece(
@@ -401,13 +401,6 @@ def _itself(experiment: Experiment) -> Experiment:
 def _file(folder: Path, what: str, key: str, suffix: str) -> Path:
     readable = re.sub(r"[^\w.=+-]+", "-", what)[:READABLE]
     return folder / f"{readable}-{key[:KEY_LENGTH]}.{suffix}"
-
-
-def _seeded(defense: OutputDefense, seed: int) -> OutputDefense:
-    copy: OutputDefense = clone(defense)
-    if "random_state" in copy.get_params():
-        copy.set_params(random_state=seed)
-    return copy
 
 
 # What workers do.

@@ -7,12 +7,12 @@ from functools import partial
 from typing import Literal
 
 import numpy as np
-from sklearn.base import clone
 from torch import nn
 
 from aeppt.attacks import QueriedModel
 from aeppt.data import Records, join_records, split_records
 from aeppt.defenses import OutputDefense, PrivacyFunnel
+from aeppt.defenses.base import seeded
 from aeppt.evaluation.harness import Progress, audit
 from aeppt.evaluation.results import AuditReport
 from aeppt.models import predict_probs, train_classifier, train_shadows
@@ -94,9 +94,7 @@ def demonstrate(
     known = predictions_on(target, fitting, split.known_non_members)
     held_out = predictions_on(target, held_back, asked)
     tell("fitting the defense", 0, 1)
-    shown = PrivacyFunnel() if defense is None else clone(defense)
-    if "random_state" in shown.get_params():
-        shown.set_params(random_state=random_state)
+    shown = seeded(PrivacyFunnel() if defense is None else defense, random_state)
     shown.fit_predictions(known)
     shadows = None
     if shadow_models > 0:

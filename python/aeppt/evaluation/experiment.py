@@ -209,13 +209,9 @@ def given_experiment(
         return Experiment(known, target, shadow, shadows)
     is_kept, is_asked = np.ones((2, len(target)), bool)
     is_kept[others[::2]] = is_asked[others[1::2]] = False
-    kept, asked = (
-        Predictions(target.probs[rows], target.labels[rows], target.is_member[rows])
-        for rows in (is_kept, is_asked)
-    )
     if shadows is not None:
         shadows = shadows.take(np.flatnonzero(is_asked))
-    return Experiment(kept, asked, shadow, shadows)
+    return Experiment(target.take(is_kept), target.take(is_asked), shadow, shadows)
 
 
 def training_by(recipe: Recipe, architecture: Architecture, epochs: int) -> Train:

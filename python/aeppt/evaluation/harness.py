@@ -11,7 +11,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.base import clone
 
 from aeppt.attacks import (
     Attack,
@@ -25,6 +24,7 @@ from aeppt.attacks import (
     query_attacks,
 )
 from aeppt.defenses import OutputDefense
+from aeppt.defenses.base import seeded
 from aeppt.evaluation.canaries import audit_canaries, most_vulnerable
 from aeppt.evaluation.certificate import certify
 from aeppt.evaluation.metrics import attack_metrics, judged, record_warnings
@@ -176,11 +176,7 @@ def audit(
 
 def _attackers_copy(defense: OutputDefense, known: Predictions, seed: int) -> OutputDefense:
     """The defense as an attacker fits it, on predictions whose membership is his to know."""
-    copy: OutputDefense = clone(defense)
-    if "random_state" in copy.get_params():
-        copy.set_params(random_state=seed)
-    copy.fit_predictions(known)
-    return copy
+    return seeded(defense, seed).fit_predictions(known)
 
 
 def _protected_shadows(

@@ -159,9 +159,7 @@ def rank_correlations(
 
 
 def _side(target: Predictions, protected: Predictions, side: NDArray[np.bool_]) -> SideUtility:
-    before, after = (
-        Predictions(p.probs[side], p.labels[side], p.is_member[side]) for p in (target, protected)
-    )
+    before, after = target.take(side), protected.take(side)
     return SideUtility(
         records=len(before),
         before=quality(before),
