@@ -41,6 +41,16 @@ ALLOWED = {
         "shadow_predictions",
         "version",
     },
+    "serving": {
+        "aeppt_ext",
+        "data",
+        "defenses",
+        "evaluation",
+        "files",
+        "models",
+        "predictions",
+        "version",
+    },
 }
 
 
