@@ -18,21 +18,23 @@ constexpr int64_t kTileRows = 16;   // of inputs; a tile of weights holds as man
 constexpr int64_t kTilePairs = 16;  // of a row
 static_assert(kPanel == 2 * kTileRows);
 
+// Tiles 0 to 3 hold sums, 4 and 5 rows, 6 and 7 weights. Each is whole: 16 rows of 64 bytes. Not a
+// local variable: GCC believes that the instruction reads eight bytes, and drops what is not read.
+constexpr struct alignas(64) {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+} kTiles{};
+
 struct HardwareTiles {
-  // Tiles 0 to 3 hold sums, 4 and 5 rows, 6 and 7 weights. Each is whole: 16 rows of 64 bytes.
-  HardwareTiles() {
-    struct alignas(64) {
-      uint8_t palette = 1, start_row = 0, reserved[14] = {};
-      uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-      uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-    } config;
-    _tile_loadconfig(&config);
-  }
+  HardwareTiles() { _tile_loadconfig(&kTiles); }
   ~HardwareTiles() { _tile_release(); }
   HardwareTiles(const HardwareTiles&) = delete;
   HardwareTiles& operator=(const HardwareTiles&) = delete;
 
   void clear() {
+    // GCC's intrinsics do not tell that they read memory: what was written must be there by now.
+    asm volatile("" ::: "memory");
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
