@@ -226,9 +226,22 @@ def test_another_key_gives_other_draws_and_the_same_key_the_same(known: Predicti
     assert first.get_params()["random_state"] is None
 
 
+def test_two_keys_can_tell_what_one_does_not() -> None:
+    """Why a key is changed rarely: the limit on one codeword says nothing of two."""
+    chances = np.array([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]])  # of two codewords, in three cells
+    members, others = np.array([0.0, 1.0, 0.0]), np.array([0.5, 0.0, 0.5])  # shares of the cells
+
+    def advantage(keys: int) -> float:
+        seen = chances if keys == 1 else np.einsum("ca,cb->cab", chances, chances).reshape(3, -1)
+        return float(np.abs(members @ seen - others @ seen).sum()) / 4
+
+    assert advantage(1) == 0.0
+    assert advantage(2) == 0.25
+
+
 def test_one_key_gives_two_defenses_independent_draws(known: Predictions) -> None:
     keys = {
-        bytes(with_key(kind().fit(known.probs, known.is_member), KEY).module_.key.tolist())  # type: ignore[arg-type, operator]
+        bytes(with_key(kind().fit(known.probs, known.is_member), KEY).module_.key.tolist())
         for kind in (GaussianNoise, DEFENSES["DynaNoise"], PrivacyFunnel)
     }
     assert len(keys) == 3
