@@ -6,6 +6,7 @@
 #                benchmarks/results/. To make new ones the baseline, copy build/cpu.* there and run
 #                benchmarks/readme_times.py
 #   make lint    ruff, mypy, clang-format
+#   make docs    the documentation's pages, in build/site
 #   make dist    build an sdist, install from it elsewhere, and try it there
 #   make check-native the CPU kernels fuzzed, under sanitizers, and on an emulated ARM processor
 #   make check-op     the op under AddressSanitizer and UndefinedBehaviorSanitizer
@@ -20,7 +21,7 @@ SOURCES := $(shell find csrc aeppt_ext python -type f ! -name '*.so' ! -path '*_
 NATIVE := $(shell find csrc -type f)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test bench lint format dist resources check-native check-op gpu-check setup
+.PHONY: demo test bench lint format docs dist resources check-native check-op gpu-check setup
 
 demo: setup
 	$(BIN)/aeppt demo
@@ -47,6 +48,13 @@ format: .venv/requirements
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(NATIVE)
+
+# Strict: a link or an anchor that leads nowhere is an error, and so is a script from elsewhere.
+docs: setup
+	$(BIN)/typer aeppt.cli.main utils docs --name aeppt --title "Command line" \
+		--output docs/reference/command-line.md > /dev/null
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	! grep -rlE '<(script|img|iframe)[^>]* src="?https?:|<link[^>]* rel="?stylesheet[^>]*https?:' build/site
 
 dist: .venv/requirements
 	rm -rf build/sdist build/elsewhere && mkdir -p build/sdist
