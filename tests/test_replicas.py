@@ -248,6 +248,17 @@ def test_one_key_gives_two_defenses_independent_draws(known: Predictions) -> Non
     assert KEY not in keys
 
 
+def test_a_keyed_defense_does_not_show_the_key(known: Predictions, tmp_path: Path) -> None:
+    defense = with_key(GaussianNoise().fit(known.probs, known.is_member), KEY)
+    defense.save(tmp_path / "d.safetensors")
+    shown = f"{defense!r} {defense.module_!r} {vars(defense)}".encode()
+    for content in (shown, (tmp_path / "d.safetensors").read_bytes()):
+        assert KEY not in content
+        assert KEY.hex().encode() not in content
+    loaded = load_defense(tmp_path / "d.safetensors")
+    assert np.array_equal(loaded.protect(known.probs), defense.protect(known.probs))
+
+
 def test_a_defense_without_a_key_and_a_key_of_another_length_are_refused(
     known: Predictions,
 ) -> None:

@@ -133,7 +133,7 @@ def fit(
 def key(
     file: Annotated[Path, typer.Argument(help="Where the key goes; it must not exist.")],
 ) -> None:
-    """Make a fresh secret key for `protect --key-file`, in a file that only its owner can read."""
+    """Make a fresh secret key, in a file that only its owner can read."""
     from aeppt.defenses.keyed_random import KEY_BYTES
 
     if file.exists():
@@ -152,7 +152,7 @@ def protect(
     defense: Annotated[Path, typer.Option(help="A saved defense.")],
     key_file: Annotated[
         Path | None,
-        typer.Option(help="A secret key, as `aeppt key` writes it, in place of the defense's own."),
+        typer.Option(help="A secret key, made by aeppt key, in place of the defense's own."),
     ] = None,
 ) -> None:
     """Protect a file of predictions; Parquet and CSV are streamed, so they may exceed memory."""
