@@ -6,7 +6,8 @@
 #                benchmarks/results/. To make new ones the baseline, copy build/cpu.* there and run
 #                benchmarks/readme_times.py
 #   make lint    ruff, mypy, clang-format
-#   make dist    build an sdist, install from it elsewhere, and try it there
+#   make docs    the documentation's pages, in build/site
+#   make dist    an sdist, a wheel from it, repaired for manylinux, installed elsewhere and tried there
 #   make check-native the CPU kernels fuzzed, under sanitizers, and on an emulated ARM processor
 #   make check-op     the op under AddressSanitizer and UndefinedBehaviorSanitizer
 #   make gpu-check    on a machine with a GPU: all tests, compute-sanitizer, and the benchmark there
@@ -20,7 +21,7 @@ SOURCES := $(shell find csrc aeppt_ext python -type f ! -name '*.so' ! -path '*_
 NATIVE := $(shell find csrc -type f)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test bench lint format dist resources check-native check-op gpu-check setup
+.PHONY: demo test bench lint format docs dist resources check-native check-op gpu-check setup
 
 demo: setup
 	$(BIN)/aeppt demo
@@ -48,12 +49,16 @@ format: .venv/requirements
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(NATIVE)
 
+# Strict: a link or an anchor that leads nowhere is an error, and so is a script from elsewhere. From
+# docs/, so that the installed package is described.
+docs: setup
+	cd docs && ../$(BIN)/typer aeppt.cli.main utils docs --name aeppt --title "Command line" \
+		--output reference/command-line.md > /dev/null
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	! grep -rlE '<(script|img|iframe)[^>]* src="?https?:|<link[^>]* rel="?stylesheet[^>]*https?:' build/site
+
 dist: .venv/requirements
-	rm -rf build/sdist build/elsewhere && mkdir -p build/sdist
-	$(BIN)/python -m build --sdist --no-isolation --outdir build/sdist .
-	AEPPT_BUILD=cpu $(BIN)/pip install -q --no-build-isolation --no-deps --target build/elsewhere \
-		build/sdist/*.tar.gz
-	cd build/elsewhere && PYTHONPATH=. ../../$(BIN)/python -P ../../tests/try_installation.py .
+	PATH="$(abspath $(BIN)):$$PATH" AEPPT_BUILD=cpu tools/build_wheel.sh build/dist
 
 # Of every kernel the figures of its last compilation count: the log grows, like build/temp.
 resources: setup

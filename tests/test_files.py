@@ -37,7 +37,9 @@ def write_table(path: Path, frame: pd.DataFrame, **options: Any) -> Path:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+    if path.suffix == ".parquet":
+        return pd.read_parquet(path)
+    return pd.read_csv(path, float_precision="round_trip")  # not the default before pandas 3
 
 
 def frame_of(predictions: Predictions) -> pd.DataFrame:

@@ -13,6 +13,8 @@ where = Path(sys.argv[1]).resolve()
 for package in (aeppt, aeppt_ext):
     assert where in Path(package.__file__).resolve().parents, package.__file__
 assert ops.compiled is not None, ops.load_error
+# The extension runs on torch's own libraries: a copy of OpenMP's would have threads of its own.
+assert not (where / "aeppt.libs").exists()
 
 rng = np.random.default_rng(0)
 probs = np.concatenate([rng.dirichlet([9, 1, 1], 200), rng.dirichlet([4, 2, 2], 200)])

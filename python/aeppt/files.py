@@ -18,8 +18,12 @@ def check_folders(*paths: Path) -> None:
 
 
 @contextmanager
-def temporary_beside(path: str | Path) -> Iterator[Path]:
-    """A temporary name in the folder of ``path``, renamed to it on success, removed on failure."""
+def temporary_beside(path: str | Path, mode: int = 0o666) -> Iterator[Path]:
+    """A temporary name in the folder of ``path``, renamed to it on success, removed on failure.
+
+    The file gets the permissions ``mode`` less the umask; until it is renamed only its owner may
+    read it.
+    """
     target = Path(path)
     check_folders(target)
     handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
@@ -27,16 +31,18 @@ def temporary_beside(path: str | Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(mode & ~_umask())
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Let ``write`` fill a temporary file, then rename it to ``path``."""
+def write_atomically(
+    path: str | Path, write: Callable[[IO[bytes]], object], mode: int = 0o666
+) -> None:
+    """Let ``write`` fill a temporary file, then rename it to ``path``, with ``mode`` less umask."""
     # The file is closed, and so flushed, before the outer context renames it.
-    with temporary_beside(path) as temporary, temporary.open("wb") as file:
+    with temporary_beside(path, mode) as temporary, temporary.open("wb") as file:
         write(file)
 
 

@@ -1,4 +1,4 @@
-"""``aeppt demo | fit | protect | audit | compare | info``.
+"""``aeppt demo | fit | key | protect | audit | compare | info``.
 
 Errors are one line that says what, where and how to mend, with exit code 2; ``--debug`` shows the
 traceback instead. A command imports what only it needs.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import logging
 import platform
+import secrets
 import sys
 import warnings
 from pathlib import Path
@@ -21,7 +22,7 @@ from rich.logging import RichHandler
 from aeppt.cli.compare import compare
 from aeppt.cli.display import ProgressDisplay, audit_table, protection_summary
 from aeppt.cli.options import Attacks, AttacksOption
-from aeppt.files import check_folders
+from aeppt.files import check_folders, write_atomically
 
 app = typer.Typer(
     name="aeppt",
@@ -129,16 +130,38 @@ def fit(
 
 
 @app.command()
+def key(
+    file: Annotated[Path, typer.Argument(help="Where the key goes; it must not exist.")],
+) -> None:
+    """Make a fresh secret key, in a file that only its owner can read."""
+    from aeppt.defenses.keyed_random import KEY_BYTES
+
+    if file.exists():
+        raise FileExistsError(
+            f"{file} exists; a new key would change every answer, so give another name"
+        )
+    content = secrets.token_hex(KEY_BYTES) + "\n"
+    write_atomically(file, lambda opened: opened.write(content.encode()), mode=0o600)
+    console.print(f"a fresh key: {file}", soft_wrap=True)
+
+
+@app.command()
 def protect(
     source: Annotated[Path, typer.Argument(help="Predictions to protect.")],
     destination: Annotated[Path, typer.Argument(help="Where the protected ones go.")],
     defense: Annotated[Path, typer.Option(help="A saved defense.")],
+    key_file: Annotated[
+        Path | None,
+        typer.Option(help="A secret key, made by aeppt key, in place of the defense's own."),
+    ] = None,
 ) -> None:
     """Protect a file of predictions; Parquet and CSV are streamed, so they may exceed memory."""
     from aeppt import load_defense
     from aeppt.data.tables import count_rows, protect_file
 
     fitted = load_defense(defense)
+    if key_file is not None:
+        fitted = _with_key_of(key_file, fitted)
     total = count_rows(source)
     summary: dict[str, Any] = {}
 
@@ -235,6 +258,15 @@ def info() -> None:
     }
     for name, fact in facts.items():
         console.print(f"[bold]{name:>9}[/]  {fact}", highlight=False, soft_wrap=True)
+
+
+def _with_key_of(file: Path, fitted: Any) -> Any:
+    from aeppt.defenses import read_key, with_key
+
+    try:
+        return with_key(fitted, read_key(file.read_bytes()))
+    except ValueError as error:
+        raise ValueError(f"--key-file {file}: {error}") from error
 
 
 def _finish(report: Any, defense: Any, html: Path, json: Path) -> None:

@@ -4,21 +4,28 @@ A defense that drew fresh noise for each query could be asked many times and ave
 row gets the same numbers, for ever, in any batch, process and replica that holds the key, and
 nobody without the key can tell them from fresh ones. Rows further apart than rounding get other
 numbers, so whoever changes a record a little each time still sees fresh noise.
+
+``docs/keys.md`` says where a key is kept, and what changing it costs.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import re
 import secrets
 from numbers import Integral
 
 import numpy as np
 import torch
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from aeppt.defenses.base import OutputDefense
 from aeppt.defenses.rows import logits
 
 KEY_BYTES = 32
+HEXADECIMAL = re.compile(rb"[0-9a-fA-F]{64}\r?\n?")
 #: The logarithms of a row are rounded to multiples of this many nats before they are hashed:
 #: replicas that compute a row with other rounding errors still agree on its numbers. Logarithms,
 #: since confident rows differ in nothing else: rounded themselves, most would be the same row.
@@ -36,6 +43,61 @@ def new_key(random_state: int | None) -> Tensor:
         raise TypeError(f"random_state must be an integer or None, got {random_state!r}")
     digest = hashlib.blake2b(f"aeppt key {random_state}".encode(), digest_size=KEY_BYTES).digest()
     return torch.tensor(list(digest), dtype=torch.uint8)
+
+
+def read_key(content: bytes) -> bytes:
+    """The key [32] that a file holds: 64 hexadecimal digits, one newline at most, or 32 raw bytes.
+
+    Raises
+    ------
+    ValueError
+        It is neither. The message tells the length and never the content.
+    """
+    if len(content) == KEY_BYTES:
+        return content
+    if HEXADECIMAL.fullmatch(content):
+        return bytes.fromhex(content.decode())
+    raise ValueError(
+        f"a key is {2 * KEY_BYTES} hexadecimal digits or {KEY_BYTES} raw bytes, got "
+        f"{len(content)} bytes that are neither; `aeppt key FILE` makes one"
+    )
+
+
+def with_key(defense: OutputDefense, key: bytes) -> OutputDefense:
+    """A copy of a fitted defense that draws by another secret key.
+
+    What the defense hashes with is derived from ``key`` and from the defense's name by BLAKE2b, so
+    that one key may serve several defenses. The copy's ``random_state`` is None: no seed gives its
+    key.
+
+    Parameters
+    ----------
+    defense : OutputDefense
+        Fitted, and random by a key; it is not changed.
+    key : bytes
+        32 bytes, best from :func:`secrets.token_bytes`.
+
+    Raises
+    ------
+    ValueError
+        The key is not 32 bytes long, or the defense has no key, since nothing of it is random.
+    sklearn.exceptions.NotFittedError
+        The defense was not fitted.
+    """
+    check_is_fitted(defense, "module_")
+    name = type(defense).__name__
+    if len(key) != KEY_BYTES:
+        raise ValueError(f"the key must be {KEY_BYTES} bytes, got {len(key)}")
+    tensors = defense.module_.state_dict()
+    if "key" not in tensors:
+        raise ValueError(f"{name} takes no key: its answers are not random")
+    old = tensors["key"]
+    derived = hashlib.blake2b(name.encode(), key=key, digest_size=len(old)).digest()
+    changed = copy.deepcopy(defense)
+    changed.set_params(random_state=None)
+    own = torch.tensor(list(derived), dtype=torch.uint8, device=old.device)
+    changed.module_ = changed.build_module({**changed.module_.state_dict(), "key": own})
+    return changed
 
 
 def keyed_uniforms(key: Tensor, probs: Tensor, count: int) -> Tensor:
