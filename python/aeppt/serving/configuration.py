@@ -50,8 +50,10 @@ class Configuration:
     host, http_port, grpc_port, metrics_port
         Where to listen; a port of 0 is chosen by the system. With ``metrics_port`` None, metrics
         are at /metrics of the HTTP port.
-    timeout, drain_seconds : float
-        Seconds that a predictor may take, and that requests in flight get at the end.
+    timeout : float
+        Seconds that a predictor may take, and a request to arrive.
+    drain_seconds : int
+        Seconds that requests in flight get at the end.
     max_request_bytes, max_rows : int
         The largest request.
     api_key_file, key_file, tls_cert, tls_key, client_ca : Path or None
@@ -80,7 +82,7 @@ class Configuration:
     grpc_port: int = 8081
     metrics_port: int | None = None
     timeout: float = 30.0
-    drain_seconds: float = 30.0
+    drain_seconds: int = 30
     max_request_bytes: int = 16 * 2**20
     max_rows: int = 4096
     api_key_file: Path | None = None

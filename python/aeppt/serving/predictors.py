@@ -367,11 +367,7 @@ def grpc_request(request: InferRequest) -> pb.ModelInferRequest:
     inputs, contents = [], []
     for tensor in request.inputs:
         array = tensor.as_numpy()
-        if tensor.datatype == "BYTES":
-            serialized = serialize_byte_tensor(array)
-            contents.append(serialized.item() if serialized.size else b"")
-        else:
-            contents.append(array.tobytes())
+        contents.append(raw_bytes(array))
         shape = list(array.shape)
         inputs.append({"name": tensor.name, "datatype": tensor.datatype, "shape": shape})
     parameters = {
@@ -387,6 +383,14 @@ def grpc_request(request: InferRequest) -> pb.ModelInferRequest:
         parameters=to_grpc_parameters(parameters),
         outputs=[{"name": output.name} for output in request.request_outputs or []],
     )
+
+
+def raw_bytes(array: NDArray) -> bytes:
+    """An array as the protocol's raw tensor."""
+    if array.dtype != np.object_:
+        return array.tobytes()
+    serialized = serialize_byte_tensor(array)
+    return bytes(serialized.item()) if serialized.size else b""
 
 
 def _specs(described: list[dict[str, Any]]) -> Specs:

@@ -67,14 +67,16 @@ async def _serve(configuration: Configuration) -> None:
         )
         await service.start()
     if configuration.metrics_port is not None:
-        start_http_server(configuration.metrics_port, configuration.host, metrics.registry)
+        _serve_metrics(configuration.host, configuration.metrics_port, metrics)
 
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     running = asyncio.create_task(rest.serve([listening]))
     log("serving", http_port=listening.getsockname()[1], grpc_port=grpc_port)
-    await stop.wait()
+    waiting = asyncio.create_task(stop.wait())
+    await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
 
     log("stopping")
     application.stopping = True
@@ -94,10 +96,18 @@ class _RestServer(uvicorn.Server):
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), backlog=2048)
+        return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        raise OSError(f"cannot listen on {host}:{port}: {error.strerror}") from None
+        raise OSError(f"cannot listen on {host}, port {port}: {error.strerror}") from None
+
+
+def _serve_metrics(host: str, port: int, metrics: Metrics) -> None:
+    try:
+        start_http_server(port, host, metrics.registry)
+    except OSError as error:
+        raise OSError(f"cannot listen on {host}, port {port}: {error.strerror}") from None
 
 
 def _rest_config(configuration: Configuration, application: RestApplication) -> uvicorn.Config:
@@ -109,7 +119,7 @@ def _rest_config(configuration: Configuration, application: RestApplication) -> 
         lifespan="off",
         ws="none",
         server_header=False,
-        timeout_graceful_shutdown=int(configuration.drain_seconds) or None,
+        timeout_graceful_shutdown=configuration.drain_seconds,
         ssl_certfile=configuration.tls_cert,
         ssl_keyfile=configuration.tls_key,
         ssl_ca_certs=None if client_ca is None else str(client_ca),
@@ -137,7 +147,8 @@ def _grpc_server(
         ],
     )
     add_GRPCInferenceServiceServicer_to_server(GatewayService(gateway), server)
-    address = f"{configuration.host}:{configuration.grpc_port}"
+    host, port = configuration.host, configuration.grpc_port
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
         if configuration.tls_cert is None or configuration.tls_key is None:
             return server, server.add_insecure_port(address)
@@ -149,4 +160,4 @@ def _grpc_server(
         )
         return server, server.add_secure_port(address, credentials)
     except RuntimeError:
-        raise OSError(f"cannot listen on {address} for gRPC") from None
+        raise OSError(f"cannot listen on {host}, port {port}, for gRPC") from None
