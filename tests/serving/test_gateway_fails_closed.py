@@ -189,10 +189,9 @@ def test_what_is_sent_on_is_only_what_was_checked(
     assert b"for-the-gateway" not in fake.received and b"X-Secret" not in fake.received
 
 
-def test_an_unreachable_predictor(start: Any, curl: Curl, rows: NDArray) -> None:
-    gone = Fake()
-    server = start("--predictor", gone.address, "--output", "probs", "--timeout", 2)
-    gone.close()
+def test_an_unreachable_predictor(before_fake: Any, fake: Fake, curl: Curl, rows: NDArray) -> None:
+    fake.close()
+    server = before_fake
     status, answer = curl(f"{server.http}/v2/models/model/infer", v2_request(rows))
     assert (status, is_refusal(answer, rows)) == (503, True)
     for path in ("/v2/health/ready", "/v2/models/model/ready", "/v1/models/model"):

@@ -16,9 +16,22 @@ DATATYPES = {"FP16": np.float16, "FP32": np.float32, "FP64": np.float64}
 clients: dict[str, triton.InferenceServerClient] = {}
 
 
-def call(url: str, method: str, **arguments: Any) -> Any:
+def connected(url: str, tls: dict[str, str] | None) -> triton.InferenceServerClient:
+    """A client, with the files of a certificate where ``tls`` names them."""
+    if tls is None:
+        return triton.InferenceServerClient(url)
+    return triton.InferenceServerClient(
+        url,
+        ssl=True,
+        root_certificates=tls["ca"],
+        certificate_chain=tls["certificate"],
+        private_key=tls["key"],
+    )
+
+
+def call(url: str, method: str, tls: dict[str, str] | None = None, **arguments: Any) -> Any:
     """What the client's method returns."""
-    client = clients.setdefault(url, triton.InferenceServerClient(url))
+    client = clients.setdefault(f"{url} {tls}", connected(url, tls))
     if method == "get_model_metadata":
         return client.get_model_metadata("model", as_json=True)
     if method != "infer":
@@ -27,7 +40,13 @@ def call(url: str, method: str, **arguments: Any) -> Any:
     tensor = triton.InferInput("rows", list(array.shape), arguments["datatype"])
     tensor.set_data_from_numpy(array)
     outputs = [triton.InferRequestedOutput(name) for name in arguments["outputs"]] or None
-    answer = client.infer("model", [tensor], outputs=outputs, request_id=arguments["id"])
+    answer = client.infer(
+        "model",
+        [tensor],
+        outputs=outputs,
+        request_id=arguments["id"],
+        headers=arguments.get("headers"),
+    )
     arrays = {output.name: answer.as_numpy(output.name) for output in answer.get_response().outputs}
     return {name: [str(array.dtype), array.tolist()] for name, array in arrays.items()}
 

@@ -10,7 +10,7 @@ from enum import Enum
 from pathlib import Path
 
 from aeppt.defenses import OutputDefense, load_defense
-from aeppt.serving.outputs import Kind, Release
+from aeppt.serving.outputs import Kind
 
 KEY_VARIABLE = "AEPPT_KEY"
 MIN_API_KEY = 16  # characters; a shorter one can be guessed
@@ -161,11 +161,6 @@ class Configuration:
             return self.key_file.read_bytes()
         variable = os.environ.get(KEY_VARIABLE)
         return variable.encode() if variable else None
-
-    def release(self, output: str | None) -> Release:
-        """What may leave of an answer, of which ``output`` is protected."""
-        allowed = frozenset(self.allowed_outputs)
-        return Release(self.load_defense(), output, self.kind, allowed)
 
     def api_keys(self) -> ApiKeys:
         """The accepted API keys.

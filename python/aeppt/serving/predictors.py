@@ -24,7 +24,7 @@ from kserve.protocol.infer_type import (
     to_grpc_parameters,
     to_http_parameters,
 )
-from kserve.utils.numpy_codec import from_np_dtype
+from kserve.utils.numpy_codec import from_np_dtype, to_np_dtype
 from numpy.typing import NDArray
 from yarl import URL
 
@@ -272,8 +272,6 @@ class LocalModel:
 
     async def predict(self, request: dict[str, Any]) -> object:
         """``instances`` are rows of the one input, or dictionaries with a row for each input."""
-        from aeppt.serving.model_files import NUMPY_DTYPES
-
         instances, inputs = request["instances"], self._model.inputs
         keyed = bool(instances) and all(isinstance(instance, dict) for instance in instances)
         if not keyed and len(inputs) > 1:
@@ -282,7 +280,7 @@ class LocalModel:
             feed = {
                 spec.name: np.asarray(
                     [instance[spec.name] for instance in instances] if keyed else instances,
-                    dtype=NUMPY_DTYPES[spec.datatype],
+                    dtype=to_np_dtype(spec.datatype),
                 )
                 for spec in inputs
             }

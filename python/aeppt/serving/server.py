@@ -16,9 +16,10 @@ from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import (
 )
 from prometheus_client import start_http_server
 
-from aeppt.serving.configuration import Configuration
+from aeppt.serving.configuration import ApiKeys, Configuration
 from aeppt.serving.gateway import Gateway
 from aeppt.serving.grpc_service import GatewayInterceptor, GatewayService
+from aeppt.serving.outputs import Release
 from aeppt.serving.predictors import connect
 from aeppt.serving.rest import RestApplication
 from aeppt.serving.telemetry import Metrics, configure_logging, log
@@ -47,44 +48,52 @@ def serve(configuration: Configuration) -> None:
 
 
 async def _serve(configuration: Configuration) -> None:
-    metrics = Metrics()
-    api_keys = configuration.api_keys()
+    defense, api_keys = configuration.load_defense(), configuration.api_keys()
     predictor = connect(configuration)
-    gateway = Gateway(
-        configuration.model_name,
-        predictor,
-        configuration.release(getattr(predictor, "output", configuration.output)),
-        metrics,
-        configuration.max_rows,
-    )
+    try:
+        output = getattr(predictor, "output", configuration.output)
+        release = Release(
+            defense, output, configuration.kind, frozenset(configuration.allowed_outputs)
+        )
+        metrics = Metrics()
+        gateway = Gateway(
+            configuration.model_name, predictor, release, metrics, configuration.max_rows
+        )
+        await _listen_and_answer(configuration, gateway, api_keys, metrics)
+    finally:
+        await predictor.close()
+    log("stopped")
+
+
+async def _listen_and_answer(
+    configuration: Configuration, gateway: Gateway, api_keys: ApiKeys, metrics: Metrics
+) -> None:
     application = RestApplication(gateway, configuration, api_keys, metrics)
-    listening = _listen(configuration.host, configuration.http_port)
     rest = _RestServer(_rest_config(configuration, application))
     service, grpc_port = None, None
     if not configuration.asks_v1:
         service, grpc_port = _grpc_server(
             configuration, gateway, GatewayInterceptor(api_keys, metrics)
         )
-        await service.start()
-    if configuration.metrics_port is not None:
-        _serve_metrics(configuration.host, configuration.metrics_port, metrics)
+    with _listen(configuration.host, configuration.http_port) as listening:
+        if configuration.metrics_port is not None:
+            _serve_metrics(configuration.host, configuration.metrics_port, metrics)
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        if service is not None:
+            await service.start()
+        running = asyncio.create_task(rest.serve([listening]))
+        log("serving", http_port=listening.getsockname()[1], grpc_port=grpc_port)
+        waiting = asyncio.create_task(stop.wait())
+        await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
 
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    running = asyncio.create_task(rest.serve([listening]))
-    log("serving", http_port=listening.getsockname()[1], grpc_port=grpc_port)
-    waiting = asyncio.create_task(stop.wait())
-    await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
-    waiting.cancel()
-
-    log("stopping")
-    application.stopping = True
-    rest.should_exit = True
-    ending = [running] if service is None else [running, service.stop(configuration.drain_seconds)]
-    await asyncio.gather(*ending)
-    await predictor.close()
-    log("stopped")
+        log("stopping")
+        application.stopping = rest.should_exit = True
+        if service is not None:
+            await service.stop(configuration.drain_seconds)
+        await running
 
 
 class _RestServer(uvicorn.Server):
