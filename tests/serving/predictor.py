@@ -45,7 +45,7 @@ class Rows(Model):  # type: ignore[misc]
         if fault == "slow":
             await asyncio.sleep(30)
         elif fault == "pause":
-            await asyncio.sleep(1)
+            await asyncio.sleep(2)
         elif fault == "error":
             raise RuntimeError(SECRET)
         elif fault == "refused":

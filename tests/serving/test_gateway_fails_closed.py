@@ -197,7 +197,7 @@ def test_an_unreachable_predictor(before_fake: Any, fake: Fake, curl: Curl, rows
     for path in ("/v2/health/ready", "/v2/models/model/ready", "/v1/models/model"):
         assert curl(server.http + path)[0] == 503
     assert curl(f"{server.http}/v2/health/live")[0] == 200
-    assert curl(f"{server.http}/v2/models/model")[0] == 502
+    assert curl(f"{server.http}/v2/models/model")[0] == 503
 
 
 def test_requests_that_are_not_valid(rest: Any, curl: Curl, rows: NDArray) -> None:

@@ -97,7 +97,7 @@ def test_keys_and_tls(
 def test_requests_in_flight_finish_within_bounds(
     start: Any, predictor: tuple[str, str], rest: Any, curl: Curl, rows: NDArray
 ) -> None:
-    server = start("--predictor", predictor[0], "--output", "probs", "--drain-seconds", 3)
+    server = start("--predictor", predictor[0], "--output", "probs", "--drain-seconds", 4)
     url = f"{server.http}/v2/models/model/infer"
     assert curl(url, v2_request(rows))[0] == 200
     statuses: dict[str, int] = {}
@@ -106,11 +106,11 @@ def test_requests_in_flight_finish_within_bounds(
         with contextlib.suppress(subprocess.CalledProcessError):  # cut off
             statuses[how] = curl(url, v2_request(rows, id=how))[0]
 
-    # One takes a second, the other longer than the end may wait.
+    # One takes two seconds, the other longer than the end may wait.
     asking = [threading.Thread(target=ask, args=(how,)) for how in ("pause", "slow")]
     for thread in asking:
         thread.start()
-    time.sleep(0.4)
+    time.sleep(0.8)
     server.process.send_signal(signal.SIGTERM)
     started = time.monotonic()
     time.sleep(0.4)

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from yarl import URL
 
 from aeppt.serving.configuration import Configuration, PredictorProtocol
-from aeppt.serving.refusals import Reason, RefusedError, invalid, too_slow, unusable
+from aeppt.serving.refusals import Reason, RefusedError, invalid, too_slow, unreachable, unusable
 
 if TYPE_CHECKING:
     from aeppt.serving.model_files import ModelFile
@@ -126,7 +126,7 @@ class RestPredictor:
         except asyncio.TimeoutError:
             raise too_slow(self._timeout) from None
         except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
-            raise RefusedError(Reason.UNREACHABLE, "the predictor cannot be reached") from None
+            raise unreachable() from None
         except (aiohttp.ClientError, ValueError):
             raise unusable("it is no HTTP response") from None
 
@@ -148,6 +148,8 @@ class RestPredictor:
             return _specs(described["inputs"]), _specs(described["outputs"])
         except asyncio.TimeoutError:
             raise too_slow(self._timeout) from None
+        except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
+            raise unreachable() from None
         except (aiohttp.ClientError, AttributeError, KeyError, TypeError, ValueError):
             raise unusable("it does not describe the model") from None
 
@@ -177,6 +179,9 @@ class GrpcPredictor:
                 ("grpc.max_receive_message_length", -1),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.enable_http_proxy", 0),
+                # By default a predictor that came back may not be noticed for two minutes.
+                ("grpc.initial_reconnect_backoff_ms", 100),
+                ("grpc.max_reconnect_backoff_ms", 1000),
             ],
         )
         self._stub = GRPCInferenceServiceStub(self._channel)
@@ -225,8 +230,8 @@ class GrpcPredictor:
         request = pb.ModelMetadataRequest(name=self._name)
         try:
             described = await self._stub.ModelMetadata(request, timeout=self._timeout)
-        except grpc.aio.AioRpcError:
-            raise unusable("it does not describe the model") from None
+        except grpc.aio.AioRpcError as error:
+            raise self._refusal(error.code()) from None
         inputs, outputs = (
             [
                 {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}

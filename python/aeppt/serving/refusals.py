@@ -52,3 +52,8 @@ def invalid(message: str) -> RefusedError:
 def too_slow(seconds: float) -> RefusedError:
     """The refusal to wait longer for a predictor."""
     return RefusedError(Reason.TIMEOUT, f"the predictor took longer than {seconds:g} s")
+
+
+def unreachable() -> RefusedError:
+    """The refusal where a predictor does not answer at all."""
+    return RefusedError(Reason.UNREACHABLE, "the predictor cannot be reached")
