@@ -1,0 +1,172 @@
+"""Running the gateway: ports, TLS, and an end that lets requests in flight finish."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import ssl
+from collections.abc import Iterator
+
+import grpc
+import uvicorn
+from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import (
+    add_GRPCInferenceServiceServicer_to_server,
+)
+from prometheus_client import start_http_server
+
+from aeppt.serving.configuration import ApiKeys, Configuration
+from aeppt.serving.gateway import Gateway
+from aeppt.serving.grpc_service import GatewayInterceptor, GatewayService
+from aeppt.serving.outputs import Release
+from aeppt.serving.predictors import connect
+from aeppt.serving.rest import RestApplication
+from aeppt.serving.telemetry import Metrics, configure_logging, log
+
+
+def serve(configuration: Configuration) -> None:
+    """Serve until SIGTERM or SIGINT, then let requests in flight finish.
+
+    Raises
+    ------
+    OSError
+        A port is in use, or a file cannot be read.
+    ValueError
+        The defense, a key or the model's file is not valid.
+    """
+    configure_logging()
+    # uvloop where it is installed, as uvicorn would choose.
+    new_loop = uvicorn.Config("", log_config=None).get_loop_factory() or asyncio.new_event_loop
+    loop = new_loop()
+    try:
+        asyncio.set_event_loop(loop)
+        loop.run_until_complete(_serve(configuration))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        loop.close()
+
+
+async def _serve(configuration: Configuration) -> None:
+    defense, api_keys = configuration.load_defense(), configuration.api_keys()
+    predictor = connect(configuration)
+    try:
+        output = getattr(predictor, "output", configuration.output)
+        release = Release(
+            defense, output, configuration.kind, frozenset(configuration.allowed_outputs)
+        )
+        metrics = Metrics()
+        gateway = Gateway(
+            configuration.model_name, predictor, release, metrics, configuration.max_rows
+        )
+        await _listen_and_answer(configuration, gateway, api_keys, metrics)
+    finally:
+        await predictor.close()
+    log("stopped")
+
+
+async def _listen_and_answer(
+    configuration: Configuration, gateway: Gateway, api_keys: ApiKeys, metrics: Metrics
+) -> None:
+    application = RestApplication(gateway, configuration, api_keys, metrics)
+    rest = _RestServer(_rest_config(configuration, application))
+    service, grpc_port = None, None
+    if not configuration.asks_v1:
+        service, grpc_port = _grpc_server(
+            configuration, gateway, GatewayInterceptor(api_keys, metrics)
+        )
+    with _listen(configuration.host, configuration.http_port) as listening:
+        if configuration.metrics_port is not None:
+            _serve_metrics(configuration.host, configuration.metrics_port, metrics)
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        if service is not None:
+            await service.start()
+        running = asyncio.create_task(rest.serve([listening]))
+        log("serving", http_port=listening.getsockname()[1], grpc_port=grpc_port)
+        waiting = asyncio.create_task(stop.wait())
+        await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+
+        log("stopping")
+        application.stopping = rest.should_exit = True
+        if service is not None:
+            await service.stop(configuration.drain_seconds)
+        await running
+
+
+class _RestServer(uvicorn.Server):
+    """Leaves the signals to :func:`_serve`, which stops gRPC at the same time."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise OSError(f"cannot listen on {host}, port {port}: {error.strerror}") from None
+
+
+def _serve_metrics(host: str, port: int, metrics: Metrics) -> None:
+    try:
+        start_http_server(port, host, metrics.registry)
+    except OSError as error:
+        raise OSError(f"cannot listen on {host}, port {port}: {error.strerror}") from None
+
+
+def _rest_config(configuration: Configuration, application: RestApplication) -> uvicorn.Config:
+    client_ca = configuration.client_ca
+    config = uvicorn.Config(
+        application,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        server_header=False,
+        timeout_graceful_shutdown=configuration.drain_seconds,
+        ssl_certfile=configuration.tls_cert,
+        ssl_keyfile=configuration.tls_key,
+        ssl_ca_certs=None if client_ca is None else str(client_ca),
+        ssl_cert_reqs=ssl.CERT_NONE if client_ca is None else ssl.CERT_REQUIRED,
+    )
+    try:
+        config.load()
+    except ssl.SSLError:
+        raise ValueError(
+            f"{configuration.tls_cert} and {configuration.tls_key} must be a certificate and its "
+            "private key, in PEM, and --client-ca certificates"
+        ) from None
+    return config
+
+
+def _grpc_server(
+    configuration: Configuration, gateway: Gateway, interceptor: GatewayInterceptor
+) -> tuple[grpc.aio.Server, int]:
+    server = grpc.aio.server(
+        interceptors=[interceptor],
+        options=[
+            ("grpc.max_receive_message_length", configuration.max_request_bytes),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.so_reuseport", 0),
+        ],
+    )
+    add_GRPCInferenceServiceServicer_to_server(GatewayService(gateway), server)
+    host, port = configuration.host, configuration.grpc_port
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        if configuration.tls_cert is None or configuration.tls_key is None:
+            return server, server.add_insecure_port(address)
+        ca = configuration.client_ca
+        credentials = grpc.ssl_server_credentials(
+            [(configuration.tls_key.read_bytes(), configuration.tls_cert.read_bytes())],
+            root_certificates=None if ca is None else ca.read_bytes(),
+            require_client_auth=ca is not None,
+        )
+        return server, server.add_secure_port(address, credentials)
+    except RuntimeError:
+        raise OSError(f"cannot listen on {host}, port {port}, for gRPC") from None
