@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+import aeppt_ext
 from aeppt import AEPPT, Predictions, PrivacyFunnel, ProtectedModel, ProtectedMultiLabel
 from aeppt.defenses import OutputDefense
 from aeppt.models import top_k, two_class_rows
 from aeppt.serving.model_files import load_model_file
+
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "cpp"
 
 
 @pytest.fixture(scope="module")
@@ -199,3 +205,54 @@ def test_labels_at_once_can_be_exported(
     protected = ProtectedMultiLabel(model, two_class)
     loaded = exported(protected, inputs).module()
     assert torch.equal(loaded(inputs), protected(inputs))
+
+
+class Both(nn.Module):
+    """A model behind each of the two compiled ops."""
+
+    def __init__(self, model: nn.Module, known: Predictions) -> None:
+        super().__init__()
+        defenses = (PrivacyFunnel(random_state=0), AEPPT(hidden=(8,)))
+        self.protected = nn.ModuleList(
+            ProtectedModel(model, defense.fit(known.probs, known.is_member)) for defense in defenses
+        )
+
+    def forward(self, inputs: Tensor) -> list[Tensor]:
+        return [protected(inputs) for protected in self.protected]
+
+
+@pytest.mark.slow
+def test_a_compiled_package_answers_the_same_in_python_and_in_cpp(
+    model: nn.Module, inputs: Tensor, known: Predictions, tmp_path: Path
+) -> None:
+    both = Both(model, known)
+    package = torch._inductor.aoti_compile_and_package(
+        exported(both, inputs),
+        package_path=str(tmp_path / "protected.pt2"),
+        # Quick to compile: headers are needed once, and vector code is not what is tested.
+        inductor_configs={
+            "cpp.vec_isa_ok": False,
+            "aot_inductor.precompile_headers": False,
+            "cpp_cache_precompile_headers": False,
+            "aot_inductor.compile_wrapper_opt_level": "O0",
+        },
+    )
+    loaded = torch._inductor.aoti_load_package(package)
+    for rows in (inputs, inputs[:1], inputs[7:40]):
+        for got, wanted in zip(loaded(rows), both(rows), strict=True):
+            # Compiled soft-max and logarithm round otherwise in the last bit.
+            torch.testing.assert_close(got.exp(), wanted.exp(), atol=1e-5, rtol=0)
+            assert torch.equal(got.argmax(1), wanted.argmax(1))
+
+    if aeppt_ext.ops.compiled is None:
+        pytest.skip("without a compiled extension there is no library for C++")
+    build = tmp_path / "cpp"
+    run = partial(subprocess.run, check=True, capture_output=True, text=True)
+    run(["cmake", "-S", EXAMPLE, "-B", build, f"-DPython_EXECUTABLE={sys.executable}"])
+    run(["cmake", "--build", build])
+    text = "\n".join(" ".join(map(repr, row)) for row in inputs.tolist())
+    printed = run(
+        [build / "protected_probabilities", package, aeppt_ext.ops.compiled.__file__], input=text
+    ).stdout
+    probs = np.array([line.split() for line in printed.splitlines()], dtype=np.float32)
+    np.testing.assert_array_equal(probs, loaded(inputs)[0].exp().numpy())
