@@ -1,5 +1,5 @@
-// Serves a protected model from C++: loads an AOTInductor package of a ProtectedModel and prints the
-// protected probabilities of each row of numbers on standard input.
+// Serves a protected model from C++: loads an AOTInductor package of a ProtectedModel and prints
+// the protected probabilities of each row of numbers on standard input.
 //
 //   protected_probabilities package.pt2 $(python -c "import aeppt_ext._C as m; print(m.__file__)")
 #include <ATen/Tensor.h>

@@ -75,7 +75,7 @@ def read_exported_program(content: bytes) -> ExportedProgram:
     _check_records(archive.get_file_names())
     for payload in PAYLOADS:
         for name, entry in json.loads(archive.read_bytes(payload))["config"].items():
-            if entry["use_pickle"]:
+            if entry["use_pickle"] or entry["path_name"].startswith("custom_obj"):
                 raise ValueError(f"it holds {name!r} pickled; export it as a plain tensor")
     _check_sample_inputs(archive.read_bytes(SAMPLE_INPUTS))
     _check_texts(json.loads(archive.read_bytes(GRAPH)))
@@ -144,7 +144,7 @@ def _check_expression(text: str) -> None:
         )
         and (
             not (isinstance(node, ast.Constant) and isinstance(node.value, str))
-            or re.fullmatch(r"\w+", node.value) is not None
+            or re.fullmatch(r"[\w.+-]+", node.value) is not None
         )
         for node in nodes
     )
