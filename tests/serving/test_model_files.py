@@ -86,6 +86,12 @@ def test_pt2_is_described_and_answers_as_the_module(pt2: Path) -> None:
     np.testing.assert_array_equal(got["label"], wanted["label"].numpy())
 
 
+def test_a_batch_that_was_not_exported_is_refused(pt2: Path) -> None:
+    feed = {"x": np.zeros((5000, 4), np.float32), "shift": np.zeros(5000, np.int64)}
+    with pytest.raises(ValueError, match="4096, but got 5000"):
+        load_model_file(pt2)(feed)
+
+
 def test_outputs_without_names_are_numbered(tmp_path: Path) -> None:
     class Pair(nn.Module):
         def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:

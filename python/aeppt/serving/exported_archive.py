@@ -12,6 +12,7 @@ import ast
 import io
 import json
 import re
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -79,7 +80,10 @@ def read_exported_program(content: bytes) -> ExportedProgram:
                 raise ValueError(f"it holds {name!r} pickled; export it as a plain tensor")
     _check_sample_inputs(archive.read_bytes(SAMPLE_INPUTS))
     _check_texts(json.loads(archive.read_bytes(GRAPH)))
-    program: ExportedProgram = load_pt2(io.BytesIO(content)).exported_programs["model"]
+    with warnings.catch_warnings():
+        # Nothing writes to the weights, which lie in the bytes that were read.
+        warnings.filterwarnings("ignore", message="The given buffer is not writable")
+        program: ExportedProgram = load_pt2(io.BytesIO(content)).exported_programs["model"]
     return program
 
 

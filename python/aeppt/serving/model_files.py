@@ -217,8 +217,13 @@ def _load_pt2(path: Path) -> ModelFile:
             for argument in arguments
         ]
         args, kwargs = pytree.tree_unflatten(flat, program.call_spec.in_spec)
-        with torch.no_grad():
-            leaves = pytree.tree_leaves(module(*args, **kwargs))
+        try:
+            with torch.no_grad():
+                leaves = pytree.tree_leaves(module(*args, **kwargs))
+        except RuntimeError as error:
+            if str(error).startswith("Expected input"):  # a size outside the exported range
+                raise ValueError(f"the model takes no such input: {_reason(error)}") from error
+            raise
         return [leaf.numpy() for leaf, tensor in zip(leaves, is_tensor, strict=True) if tensor]
 
     return ModelFile(inputs, outputs, run)
