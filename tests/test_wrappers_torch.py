@@ -20,6 +20,7 @@ import aeppt_ext
 from aeppt import AEPPT, Predictions, PrivacyFunnel, ProtectedModel, ProtectedMultiLabel
 from aeppt.defenses import OutputDefense
 from aeppt.models import top_k, two_class_rows
+from aeppt.models.multi_label import log_odds, protected_sigmoid
 from aeppt.serving.model_files import load_model_file
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "cpp"
@@ -123,6 +124,16 @@ def test_outputs_at_one_half_and_at_the_ends(two_class: OutputDefense) -> None:
     assert (protected.predict_proba(logits) > 0.5).tolist() == says_yes
     assert (protected(logits) > 0).tolist() == says_yes
     assert torch.isfinite(protected(logits)).all()
+
+
+def test_labels_stay_where_a_defense_ends_at_one_half() -> None:
+    class Half(nn.Module):
+        def forward(self, rows: Tensor) -> Tensor:
+            return torch.full_like(rows, 0.5)
+
+    probs = protected_sigmoid(torch.tensor([[2.0, -2.0]]), Half())
+    assert (probs > 0.5).tolist() == [[True, False]]
+    assert (log_odds(probs) > 0).tolist() == [[True, False]]
 
 
 def test_other_defenses_and_logits_are_refused(fitted: AEPPT, two_class: OutputDefense) -> None:
