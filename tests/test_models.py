@@ -269,11 +269,9 @@ def test_a_classifier_follows_scikit_learn(behind: Fitted) -> None:
     protected = ProtectedClassifier(estimator, defense)
     assert is_classifier(protected)
     assert protected.get_params(deep=False) == {"estimator": estimator, "defense": defense}
-    copy = clone(protected)
-    assert copy.estimator.get_params() == estimator.get_params()
-    assert copy.defense.get_params() == defense.get_params()
-    with pytest.raises(NotFittedError):
-        copy.predict(features)
+    copy = clone(protected)  # what is fitted already stays so
+    assert copy is not protected
+    assert (copy.estimator, copy.defense) == (estimator, defense)
     labels = estimator.predict(features)
     assert protected.score(features, labels) > 0.98
     assert "ProtectedClassifier" in repr(protected)

@@ -7,7 +7,14 @@ The names here are the stable interface::
 
 from aeppt.defenses import AEPPT, AdaptiveAEPPT, PrivacyFunnel, load_defense
 from aeppt.evaluation import audit
-from aeppt.models import ProtectedClassifier, ProtectedFunction, ProtectedModel
+from aeppt.models import (
+    ProtectedClassifier,
+    ProtectedFunction,
+    ProtectedModel,
+    ProtectedMultiLabel,
+    ProtectedSession,
+    ProtectedTransformer,
+)
 from aeppt.predictions import Predictions
 from aeppt.shadow_predictions import ShadowPredictions
 from aeppt.version import __version__
@@ -21,6 +28,9 @@ __all__ = [
     "ProtectedClassifier",
     "ProtectedFunction",
     "ProtectedModel",
+    "ProtectedMultiLabel",
+    "ProtectedSession",
+    "ProtectedTransformer",
     "ShadowPredictions",
     "Status",
     "__version__",

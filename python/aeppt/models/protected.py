@@ -1,4 +1,4 @@
-"""Models whose predictions leave only through a defense."""
+"""Torch models and functions whose predictions leave only through a defense."""
 
 from __future__ import annotations
 
@@ -8,17 +8,36 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from aeppt.defenses import OutputDefense
 
 
-def log_probabilities(probs: Tensor) -> Tensor:
-    """Logarithms of probabilities [n, k], finite, with the same first arg-max in every row."""
+def protected_soft_max(logits: Tensor, defense: nn.Module, n_classes: int) -> Tensor:
+    """Protected probabilities [n, k] for ``logits`` [n, k], in float32 (float64 if they are).
+
+    Raises
+    ------
+    ValueError
+        ``logits`` are not [n, ``n_classes``], or a row is not finite.
+    """
+    if logits.ndim != 2 or logits.shape[1] != n_classes:
+        raise ValueError(
+            f"the model must return logits [n, {n_classes}], as the defense was "
+            f"fitted on {n_classes} classes; got {list(logits.shape)}"
+        )
+    protected: Tensor = defense(torch.softmax(logits, dim=1, dtype=floating_dtype(logits)))
+    return protected
+
+
+def floating_dtype(logits: Tensor) -> torch.dtype:
+    """What a defense computes in for such logits: float64 for float64, else float32."""
+    return torch.float64 if logits.dtype == torch.float64 else torch.float32
+
+
+def log_keeping_labels(probs: Tensor) -> Tensor:
+    """Finite logarithms of probability rows [n, k], the first arg-max of each row kept."""
     # A zero would become minus infinity, which the usual losses cannot take.
     logs = probs.clamp_min(torch.finfo(probs.dtype).tiny).log()
     # The logarithm rounds neighbouring probabilities to one value; the label stays ahead.
@@ -26,6 +45,24 @@ def log_probabilities(probs: Tensor) -> Tensor:
     others = logs.scatter(1, label, -torch.inf).amax(dim=1, keepdim=True)
     ahead = torch.nextafter(others, torch.full_like(others, torch.inf))
     return logs.scatter(1, label, torch.maximum(logs.gather(1, label), ahead))
+
+
+def top_k(probs: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The ``k`` greatest entries of each row [n, k] and their classes [n, k], greatest first.
+
+    Of equal entries the lower class comes first, on every device and in any batch, so the first
+    class is the label. Take them of protected rows: a defense needs the whole vector, and behind a
+    server that returns only the best few there is nothing that it could protect.
+
+    Raises
+    ------
+    ValueError
+        ``k`` is below one, or above the number of classes.
+    """
+    if not 1 <= k <= probs.shape[1]:
+        raise ValueError(f"k must be in [1, {probs.shape[1]}], the number of classes; got {k}")
+    values, classes = probs.sort(dim=1, descending=True, stable=True)
+    return values[:, :k], classes[:, :k]
 
 
 class ProtectedModel(nn.Module):
@@ -64,64 +101,18 @@ class ProtectedModel(nn.Module):
     def predict_proba(self, inputs: Tensor) -> Tensor:
         """Protected probabilities [n, k], float32 (float64 where the logits are)."""
         with torch.no_grad():
-            logits = self.model(inputs)
-            if logits.ndim != 2 or logits.shape[1] != self.n_classes:
-                raise ValueError(
-                    f"the model must return logits [n, {self.n_classes}], as the defense was "
-                    f"fitted on {self.n_classes} classes; got {list(logits.shape)}"
-                )
-            dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-            probs = torch.softmax(logits, dim=1, dtype=dtype)
-            protected: Tensor = self.defense(probs)
-            return protected
+            return protected_soft_max(self.model(inputs), self.defense, self.n_classes)
+
+    def top_k(self, inputs: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The ``k`` greatest protected probabilities of each input and their classes, both [n, k].
+
+        See :func:`top_k` for ties.
+        """
+        return top_k(self.predict_proba(inputs), k)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Protected log-probabilities [n, k]; their arg-max is the model's."""
-        return log_probabilities(self.predict_proba(inputs))
-
-
-class ProtectedClassifier(ClassifierMixin, BaseEstimator):
-    """A fitted scikit-learn classifier behind a defense.
-
-    Parameters
-    ----------
-    estimator : classifier with ``predict_proba`` and ``classes_``
-        Already fitted; it is not changed.
-    defense : OutputDefense
-        Fitted on the estimator's probabilities, columns in the order of ``classes_``.
-    """
-
-    def __init__(self, estimator: Any, defense: OutputDefense) -> None:
-        self.estimator = estimator
-        self.defense = defense
-
-    def fit(self, X: Any, y: Any) -> Self:
-        """Do nothing: the estimator and the defense are fitted already."""
-        return self
-
-    def __sklearn_is_fitted__(self) -> bool:
-        try:
-            check_is_fitted(self.estimator)
-            check_is_fitted(self.defense, "module_")
-        except NotFittedError:
-            return False
-        return True
-
-    @property
-    def classes_(self) -> NDArray:
-        """The class labels, in the order of the probability columns."""
-        classes: NDArray = self.estimator.classes_
-        return classes
-
-    def predict_proba(self, X: Any) -> NDArray[np.floating]:
-        """Protected probabilities [n, k]."""
-        return self.defense.protect(np.asarray(self.estimator.predict_proba(X)))
-
-    def predict(self, X: Any) -> NDArray:
-        """The estimator's labels [n]; the defense does not change them."""
-        places = self.predict_proba(X).argmax(axis=1)
-        labels: NDArray = self.classes_[places]
-        return labels
+        return log_keeping_labels(self.predict_proba(inputs))
 
 
 class ProtectedFunction:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aeppt.defenses import OutputDefense
-from aeppt.models.protected import log_probabilities
+from aeppt.models.protected import log_keeping_labels
 from aeppt.serving.refusals import unusable
 from aeppt_ext import Status, reference
 
@@ -157,7 +157,7 @@ class Release:
             raise unusable(f"the output to protect does not hold {self.kind.value}")
         protected, info = self.defense.protect(probs, return_info=True)
         if self.kind is not Kind.probabilities:
-            protected = log_probabilities(protected)
+            protected = log_keeping_labels(protected)
         counts = np.bincount(info.status.numpy(), minlength=len(Status))
         narrow = keeping_label(protected.numpy(), values.dtype).reshape(values.shape)
         return narrow, Protection(counts, time.perf_counter() - started)
