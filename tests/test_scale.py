@@ -22,8 +22,12 @@ import pyarrow.parquet
 import pytest
 
 from aeppt import Predictions, PrivacyFunnel
+from aeppt.attacks import ConfidenceAttack, CorrectnessAttack
 from aeppt.cli import main
 from aeppt.data.tables import read_predictions, write_predictions
+from aeppt.defenses import Undefended
+from aeppt.evaluation import compare
+from aeppt.evaluation.experiment import Experiment
 from aeppt.evaluation.kept_work import Piece, finish, load_json, processes, save_json
 from aeppt.serving import batch
 from aeppt.serving.batch import protect_files
@@ -31,6 +35,7 @@ from aeppt.serving.cluster import ray_cluster, ray_tasks
 from aeppt.serving.ray import ProtectedDeployment, protected_app
 
 Make = Callable[..., Predictions]
+Run = Callable[..., tuple[int, str, str]]
 FILES = 5
 
 
@@ -240,9 +245,7 @@ def test_folders_that_cannot_be_are_refused(given: Given, tmp_path: Path) -> Non
 
 
 @pytest.fixture
-def run(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """``aeppt protect`` in this process: its exit code, and what it said on one line."""
 
     def call(*arguments: object) -> tuple[int, str, str]:
@@ -258,7 +261,7 @@ def run(
 
 
 def test_the_command_tells_what_was_done_and_what_before(
-    run: Callable[..., tuple[int, str, str]], given: Given, tmp_path: Path
+    run: Run, given: Given, tmp_path: Path
 ) -> None:
     command = ("protect", given.folder, tmp_path / "out", "--defense", given.defense)
     code, said, errors = run(*command)
@@ -281,7 +284,7 @@ def test_the_command_tells_what_was_done_and_what_before(
 def test_clusters_that_cannot_be_are_one_line(
     arguments: tuple[str, ...],
     message: str,
-    run: Callable[..., tuple[int, str, str]],
+    run: Run,
     given: Given,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -294,7 +297,7 @@ def test_clusters_that_cannot_be_are_one_line(
 
 
 def test_without_ray_the_extra_is_named(
-    run: Callable[..., tuple[int, str, str]],
+    run: Run,
     given: Given,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -425,28 +428,51 @@ def test_a_piece_that_fails_over_ray_is_named_and_the_finished_stay(tmp_path: Pa
     assert [p.file.exists() for p in pieces] == [True, True, False]
 
 
+def experiment(seed: int) -> Experiment:
+    """Predictions that stand for a training, the same for the same seed."""
+    rng = np.random.default_rng(seed)
+    known, target, shadow = (
+        Predictions(rng.dirichlet(np.ones(5), 80), rng.integers(0, 5, 80), np.arange(80) % 2)
+        for _ in range(3)
+    )
+    return Experiment(known, target, shadow)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
-def test_a_comparison_over_ray_is_the_same(
-    run: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_comparison_over_ray_is_the_same(tmp_path: Path) -> None:
+    kept: list[dict[str, object]] = []
+    for folder, execute in (("here", processes(1)), ("over ray", ray_tasks())):
+        compare(
+            {"own": experiment},
+            {"Undefended": Undefended(), "PrivacyFunnel": PrivacyFunnel()},
+            [0, 1],
+            tmp_path / folder,
+            attacks=[CorrectnessAttack(), ConfidenceAttack()],
+            execute=execute,
+        )
+        files = {file.name: file for file in (tmp_path / folder).iterdir()}
+        kept.append(
+            {name: load_json(file) for name, file in files.items() if name.startswith("audit")}
+            | {name: file.read_bytes() for name, file in files.items() if file.suffix == ".npz"}
+        )
+    assert len(kept[0]) == 2 * 2 + 2
+    assert kept[0] == kept[1]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+def test_the_command_compares_over_ray(
+    run: Run, make_predictions: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    command = ["compare", "--data", "digits", "--members", 30, "--shadow-members", 30]
-    command += ["--shadow-models", 4, "--epochs", 2, "--hidden", "8", "--seeds", 1]
-    command += ["--defense", "PrivacyFunnel", "--defense", "Undefended"]
-    for engine in ("local", "ray"):
-        code, _, errors = run(*command, "--engine", engine, "--folder", engine)
-        assert (code, errors) == (0, "")
-    for pattern in ("experiment*.npz", "audit*.json"):
-        local, over_ray = (sorted(Path(e).glob(pattern)) for e in ("local", "ray"))
-        assert [file.name for file in local] == [file.name for file in over_ray] != []
-        for one, other in zip(local, over_ray, strict=True):
-            if pattern.endswith("json"):
-                assert load_json(one) == load_json(other)
-            else:
-                with np.load(one) as a, np.load(other) as b:
-                    for name in set(a.files) - {"training_seconds"}:
-                        assert np.array_equal(a[name], b[name]), name
+    for seed, name in enumerate(("target.npz", "shadow.npz")):
+        write_predictions(tmp_path / name, make_predictions(50, 50, seed=seed))
+    command = ("compare", "--target", "target.npz", "--shadow", "shadow.npz", "--seeds", 1)
+    code, said, errors = run(*command, "--defense", "Undefended", "--engine", "ray")
+    assert (code, errors) == (0, "")
+    assert "comparison/comparison.html" in said
+    assert (tmp_path / "comparison" / "comparison.json").is_file()
 
 
 # --- serving ----------------------------------------------------------------------------------
@@ -477,8 +503,6 @@ def test_a_deployment_answers_through_the_defense_or_not_at_all(given: Given) ->
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_all_replicas_give_the_same_protected_answer(given: Given) -> None:
-    import json
-    import socket
     from ray import serve
 
     class Model:

@@ -20,12 +20,11 @@ OBJECT_STORE = 128 * 1024**2
 RETRIES = 3
 #: Seconds in which an address must answer.
 PATIENCE = 5
-#: Ray reports its usage, looks for uv and tells much unless it is asked not to.
+#: Ray reports its usage, looks for uv and warns of accelerators unless it is asked not to.
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_BACKEND_LOG_LEVEL": "error",
 }
 
 
