@@ -24,7 +24,7 @@ import pytest
 from aeppt import Predictions, PrivacyFunnel
 from aeppt.attacks import ConfidenceAttack, CorrectnessAttack
 from aeppt.cli import main
-from aeppt.data.tables import read_predictions, write_predictions
+from aeppt.data.tables import CHUNK_ELEMENTS, protect_file, read_predictions, write_predictions
 from aeppt.defenses import Undefended
 from aeppt.evaluation import compare
 from aeppt.evaluation.experiment import Experiment
@@ -127,7 +127,6 @@ def test_a_second_run_does_what_is_left(
             raise KeyboardInterrupt
         return protect_file(source, *arguments)
 
-    protect_file = batch.protect_file
     with monkeypatch.context() as patched:
         patched.setattr(batch, "protect_file", interrupted)
         with pytest.raises(KeyboardInterrupt):
@@ -190,6 +189,22 @@ def test_other_columns_and_what_the_schema_says_are_carried_along(
     assert protected.schema.metadata[b"of"] == b"mine"
     assert protected.drop_columns(list(columns)).equals(table.drop_columns(list(columns)))
     assert protected["p2"].to_numpy() == pytest.approx(given.fitted.protect(probs)[:, 2], abs=0)
+
+
+def test_a_file_of_one_row_group_is_not_read_whole(tmp_path: Path) -> None:
+    n, k = 1_000_000, 10
+    columns = {f"p{j}": np.random.default_rng(j).random(n, np.float32) for j in range(k)}
+    source = tmp_path / "one.parquet"
+    pa.parquet.write_table(pa.table(columns), source, use_dictionary=False, row_group_size=n)
+    before, held = pa.total_allocated_bytes(), []
+
+    def protect(probs: np.ndarray) -> np.ndarray:
+        held.append(pa.total_allocated_bytes() - before)
+        return probs
+
+    assert protect_file(source, tmp_path / "out.parquet", protect) == n
+    assert len(held) == n * k // CHUNK_ELEMENTS
+    assert max(held) < n * k * 4 / 2
 
 
 # --- bad input --------------------------------------------------------------------------------

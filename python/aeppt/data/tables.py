@@ -27,6 +27,9 @@ from aeppt_ext import reference
 #: Rows are read, protected and written in chunks of about this many probabilities.
 CHUNK_ELEMENTS = 1_000_000
 
+#: Bytes of each column that are read ahead of a Parquet file.
+READ_AHEAD = 65_536
+
 SUFFIXES = (".npz", ".parquet", ".csv")
 
 #: Told after each chunk: how many rows are done.
@@ -219,8 +222,9 @@ def _with_probabilities(table: pa.Table, probs: NDArray[np.floating]) -> pa.Tabl
 def _batches(path: Path) -> Iterator[pa.RecordBatch]:
     with reading(path):
         if path.suffix == ".parquet":
-            # Without pre_buffer, which keeps every row group that was read.
-            with pa.parquet.ParquetFile(path, pre_buffer=False) as file:
+            # Without pre_buffer, which keeps every row group that was read; and with a buffer, or a
+            # row group would be read whole, which may be the whole file.
+            with pa.parquet.ParquetFile(path, pre_buffer=False, buffer_size=READ_AHEAD) as file:
                 rows = max(1, CHUNK_ELEMENTS // max(1, len(file.schema_arrow)))
                 yield from file.iter_batches(batch_size=rows)
             return
