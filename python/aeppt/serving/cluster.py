@@ -68,6 +68,7 @@ def ray_cluster(address: str | None = None, workers: int | None = None) -> Itera
                 "num_cpus": workers,
                 "num_gpus": 0,
                 "include_dashboard": False,
+                "_node_ip_address": "127.0.0.1",  # whatever network there is
                 "object_store_memory": OBJECT_STORE,
             }
         elif address != "auto":
