@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import servers
 import uvloop
-from figures import facts, quantiles_ms, save
+from measurements import facts, quantiles_ms, save
 from load import Client, Form, closed_loop, message, open_loop
 
 from aeppt import PrivacyFunnel

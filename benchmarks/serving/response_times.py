@@ -20,7 +20,7 @@ import numpy as np
 import predictor
 import servers
 import uvloop
-from figures import facts, quantiles_ms, save
+from measurements import facts, quantiles_ms, save
 from load import Client, Form, message
 from numpy.typing import NDArray
 

@@ -21,7 +21,7 @@ import numpy as np
 import psutil
 import servers
 import uvloop
-from figures import facts, quantiles_ms, save
+from measurements import facts, quantiles_ms, save
 from load import Client, Form, OpenLoop, message, open_loop
 from scipy.stats import theilslopes
 

@@ -1,0 +1,1 @@
+"""Asking again gains an attacker nothing: neither the same query nor, by rounding, the next to it."""
