@@ -1,4 +1,4 @@
-"""``aeppt demo | fit | protect | audit | compare | info``.
+"""``aeppt demo | fit | protect | audit | compare | serve | info``.
 
 Errors are one line that says what, where and how to mend, with exit code 2; ``--debug`` shows the
 traceback instead. A command imports what only it needs.
@@ -21,6 +21,7 @@ from rich.logging import RichHandler
 from aeppt.cli.compare import compare
 from aeppt.cli.display import ProgressDisplay, audit_table, protection_summary
 from aeppt.cli.options import Attacks, AttacksOption
+from aeppt.cli.serve import serve
 from aeppt.files import check_folders
 
 app = typer.Typer(
@@ -205,6 +206,7 @@ def audit(
 
 
 app.command()(compare)
+app.command()(serve)
 
 
 @app.command()

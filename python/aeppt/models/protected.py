@@ -17,6 +17,17 @@ from typing_extensions import Self
 from aeppt.defenses import OutputDefense
 
 
+def log_probabilities(probs: Tensor) -> Tensor:
+    """Logarithms of probabilities [n, k], finite, with the same first arg-max in every row."""
+    # A zero would become minus infinity, which the usual losses cannot take.
+    logs = probs.clamp_min(torch.finfo(probs.dtype).tiny).log()
+    # The logarithm rounds neighbouring probabilities to one value; the label stays ahead.
+    label = probs.argmax(dim=1, keepdim=True)
+    others = logs.scatter(1, label, -torch.inf).amax(dim=1, keepdim=True)
+    ahead = torch.nextafter(others, torch.full_like(others, torch.inf))
+    return logs.scatter(1, label, torch.maximum(logs.gather(1, label), ahead))
+
+
 class ProtectedModel(nn.Module):
     """A torch classifier behind a defense: inputs in, protected log-probabilities out.
 
@@ -66,14 +77,7 @@ class ProtectedModel(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Protected log-probabilities [n, k]; their arg-max is the model's."""
-        probs = self.predict_proba(inputs)
-        # A zero would become minus infinity, which the usual losses cannot take.
-        logs = probs.clamp_min(torch.finfo(probs.dtype).tiny).log()
-        # The logarithm rounds neighbouring probabilities to one value; the label stays ahead.
-        label = probs.argmax(dim=1, keepdim=True)
-        others = logs.scatter(1, label, -torch.inf).amax(dim=1, keepdim=True)
-        ahead = torch.nextafter(others, torch.full_like(others, torch.inf))
-        return logs.scatter(1, label, torch.maximum(logs.gather(1, label), ahead))
+        return log_probabilities(self.predict_proba(inputs))
 
 
 class ProtectedClassifier(ClassifierMixin, BaseEstimator):

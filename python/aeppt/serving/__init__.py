@@ -1,1 +1,1 @@
-"""In front of real models: the gateway, files of models that it serves itself, and Ray."""
+"""Serving protected predictions: a gateway before any model server."""
