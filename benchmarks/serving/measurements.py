@@ -45,8 +45,8 @@ def facts() -> dict[str, Any]:
 
 def quantiles_ms(seconds: NDArray[np.float64]) -> dict[str, float]:
     """Median, 95th and 99th percentile of times [n], in milliseconds, without failed ones (NaN)."""
-    p50, p95, p99 = 1e3 * np.nanpercentile(seconds, [50, 95, 99])
-    return {"p50_ms": round(p50, 3), "p95_ms": round(p95, 3), "p99_ms": round(p99, 3)}
+    p50, p95, p99 = (1e3 * np.nanpercentile(seconds, [50, 95, 99])).round(3).tolist()
+    return {"p50_ms": p50, "p95_ms": p95, "p99_ms": p99}
 
 
 def save(report: Mapping[str, Any], path: Path) -> None:

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import servers
 import uvloop
-from measurements import facts, quantiles_ms, save
 from load import Client, Form, closed_loop, message, open_loop
+from measurements import facts, quantiles_ms, save
 
 from aeppt import PrivacyFunnel
 

@@ -21,8 +21,8 @@ import numpy as np
 import psutil
 import servers
 import uvloop
-from measurements import facts, quantiles_ms, save
 from load import Client, Form, OpenLoop, message, open_loop
+from measurements import facts, quantiles_ms, save
 from scipy.stats import theilslopes
 
 from aeppt import PrivacyFunnel
@@ -67,16 +67,16 @@ async def loaded(
     return found, samples
 
 
-def growth(samples: list[tuple[float, int]], warm_up: float) -> dict[str, float]:
-    """Mebibytes held after ``warm_up`` seconds and at the end, and their slope in MiB an hour."""
-    seconds, held = np.array([sample for sample in samples if sample[0] >= warm_up]).T
+def growth(samples: list[tuple[float, int]], warm_up: float) -> dict[str, Any]:
+    """What is held ``warm_up`` seconds after the start and at the end, and the slope between."""
+    at, held = np.array([sample for sample in samples if sample[0] >= warm_up]).T
     held /= MEBIBYTE
-    slope, _, low, high = theilslopes(held, seconds / 3600)
+    slope, _, low, high = theilslopes(held, at / 3600)
     return {
-        "mib_after_warm_up": round(held[0], 2),
-        "mib_at_end": round(held[-1], 2),
-        "mib_per_hour": round(slope, 2),
-        "mib_per_hour_95": [round(low, 2), round(high, 2)],
+        "mib_after_warm_up": round(float(held[0]), 2),
+        "mib_at_end": round(float(held[-1]), 2),
+        "mib_per_hour": round(float(slope), 2),
+        "mib_per_hour_95": [round(float(low), 2), round(float(high), 2)],
     }
 
 
