@@ -65,10 +65,10 @@ class Rows(Model):  # type: ignore[misc]
         name = "other" if fault == "missing" else "probs"
         embedding = np.full((len(rows), 2), 9.0, np.float32)
         arrays = {name: rows, "embedding": embedding}
-        outputs = [
-            InferOutput(name, list(array.shape), from_np_dtype(array.dtype), array)
-            for name, array in arrays.items()
-        ]
+        outputs = []
+        for key, array in arrays.items():
+            outputs.append(InferOutput(key, list(array.shape), from_np_dtype(array.dtype)))
+            outputs[-1].set_data_from_numpy(array, binary_data=True)
         return InferResponse(
             request.id,
             self.name,

@@ -147,11 +147,11 @@ def serve(
         float, typer.Option(help="Seconds that the model may take.", rich_help_panel=LIMITS)
     ] = 30.0,
     drain_seconds: Annotated[
-        float,
+        int,
         typer.Option(
             help="Seconds that requests in flight get after SIGTERM.", rich_help_panel=LIMITS
         ),
-    ] = 30.0,
+    ] = 30,
     max_request_bytes: Annotated[
         int, typer.Option(help="The largest request, in bytes.", rich_help_panel=LIMITS)
     ] = 16 * 2**20,

@@ -10,7 +10,7 @@ from enum import Enum
 from pathlib import Path
 
 from aeppt.defenses import OutputDefense, load_defense
-from aeppt.serving.outputs import Kind, Release
+from aeppt.serving.outputs import Kind
 
 KEY_VARIABLE = "AEPPT_KEY"
 MIN_API_KEY = 16  # characters; a shorter one can be guessed
@@ -50,8 +50,10 @@ class Configuration:
     host, http_port, grpc_port, metrics_port
         Where to listen; a port of 0 is chosen by the system. With ``metrics_port`` None, metrics
         are at /metrics of the HTTP port.
-    timeout, drain_seconds : float
-        Seconds that a predictor may take, and that requests in flight get at the end.
+    timeout : float
+        Seconds that a predictor may take, and a request to arrive.
+    drain_seconds : int
+        Seconds that requests in flight get at the end.
     max_request_bytes, max_rows : int
         The largest request.
     api_key_file, key_file, tls_cert, tls_key, client_ca : Path or None
@@ -80,7 +82,7 @@ class Configuration:
     grpc_port: int = 8081
     metrics_port: int | None = None
     timeout: float = 30.0
-    drain_seconds: float = 30.0
+    drain_seconds: int = 30
     max_request_bytes: int = 16 * 2**20
     max_rows: int = 4096
     api_key_file: Path | None = None
@@ -159,11 +161,6 @@ class Configuration:
             return self.key_file.read_bytes()
         variable = os.environ.get(KEY_VARIABLE)
         return variable.encode() if variable else None
-
-    def release(self, output: str | None) -> Release:
-        """What may leave of an answer, of which ``output`` is protected."""
-        allowed = frozenset(self.allowed_outputs)
-        return Release(self.load_defense(), output, self.kind, allowed)
 
     def api_keys(self) -> ApiKeys:
         """The accepted API keys.

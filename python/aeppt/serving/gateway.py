@@ -142,7 +142,7 @@ def checked_request(request: InferRequest, names: frozenset[str], max_rows: int)
     _check_parameters(request.parameters or {})
     requested = [output.name for output in request.request_outputs or []]
     for output in request.request_outputs or []:
-        if output.name not in names:
+        if not isinstance(output.name, str) or output.name not in names:
             raise invalid("an output was asked for that this gateway does not release")
         # Others make a predictor answer in another form, or in shared memory.
         if set(output.parameters or {}) - {"binary_data"}:

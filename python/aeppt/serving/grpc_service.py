@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
-from kserve import InferRequest
+from kserve import InferRequest, InferResponse
+from kserve.constants.constants import GRPC_CONTENT_DATATYPE_MAPPINGS
 from kserve.errors import InvalidInput
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceServicer
@@ -15,6 +16,7 @@ from kserve.protocol.grpc.servicer import InferenceServicer
 
 from aeppt.serving.configuration import ApiKeys
 from aeppt.serving.gateway import Gateway
+from aeppt.serving.predictors import raw_bytes
 from aeppt.serving.refusals import Reason, RefusedError, invalid
 from aeppt.serving.telemetry import Metrics, log, place
 from aeppt.version import __version__
@@ -65,16 +67,26 @@ class GatewayService(GRPCInferenceServiceServicer):
         except (InvalidInput, IndexError):
             raise invalid("the request is not of the Open Inference Protocol") from None
         answer, _ = await self._gateway(asked)
-        answer._use_binary_outputs = asked.use_binary_outputs
-        for output in answer.outputs:
-            if not asked.use_binary_outputs and output.datatype != "FP16":
-                output.data = output.data.ravel().tolist()
-        answer.id = answer.id or ""
-        return answer.to_grpc()
+        return encoded(answer, asked)
 
     def _check_name(self, name: str) -> None:
         if name != self._gateway.name:
             raise RefusedError(Reason.NOT_FOUND, "there is no such model")
+
+
+def encoded(answer: InferResponse, asked: InferRequest) -> Any:
+    """A response as a message: raw where the request was, and where FP16 leaves no other way."""
+    raw = asked.use_binary_outputs or any(out.datatype == "FP16" for out in answer.outputs)
+    message = pb.ModelInferResponse(id=asked.id, model_name=answer.model_name)
+    for output in answer.outputs:
+        tensor = message.outputs.add(name=output.name, datatype=output.datatype, shape=output.shape)
+        if raw:
+            message.raw_output_contents.append(raw_bytes(output.data))
+        else:
+            contents = getattr(tensor.contents, GRPC_CONTENT_DATATYPE_MAPPINGS[output.datatype])
+            items = output.data.ravel().tolist()
+            contents.extend(item.encode() if isinstance(item, str) else item for item in items)
+    return message
 
 
 class GatewayInterceptor(grpc.aio.ServerInterceptor):

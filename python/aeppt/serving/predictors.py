@@ -24,7 +24,7 @@ from kserve.protocol.infer_type import (
     to_grpc_parameters,
     to_http_parameters,
 )
-from kserve.utils.numpy_codec import from_np_dtype
+from kserve.utils.numpy_codec import from_np_dtype, to_np_dtype
 from numpy.typing import NDArray
 from yarl import URL
 
@@ -272,8 +272,6 @@ class LocalModel:
 
     async def predict(self, request: dict[str, Any]) -> object:
         """``instances`` are rows of the one input, or dictionaries with a row for each input."""
-        from aeppt.serving.model_files import NUMPY_DTYPES
-
         instances, inputs = request["instances"], self._model.inputs
         keyed = bool(instances) and all(isinstance(instance, dict) for instance in instances)
         if not keyed and len(inputs) > 1:
@@ -282,7 +280,7 @@ class LocalModel:
             feed = {
                 spec.name: np.asarray(
                     [instance[spec.name] for instance in instances] if keyed else instances,
-                    dtype=NUMPY_DTYPES[spec.datatype],
+                    dtype=to_np_dtype(spec.datatype),
                 )
                 for spec in inputs
             }
@@ -367,11 +365,7 @@ def grpc_request(request: InferRequest) -> pb.ModelInferRequest:
     inputs, contents = [], []
     for tensor in request.inputs:
         array = tensor.as_numpy()
-        if tensor.datatype == "BYTES":
-            serialized = serialize_byte_tensor(array)
-            contents.append(serialized.item() if serialized.size else b"")
-        else:
-            contents.append(array.tobytes())
+        contents.append(raw_bytes(array))
         shape = list(array.shape)
         inputs.append({"name": tensor.name, "datatype": tensor.datatype, "shape": shape})
     parameters = {
@@ -387,6 +381,14 @@ def grpc_request(request: InferRequest) -> pb.ModelInferRequest:
         parameters=to_grpc_parameters(parameters),
         outputs=[{"name": output.name} for output in request.request_outputs or []],
     )
+
+
+def raw_bytes(array: NDArray) -> bytes:
+    """An array as the protocol's raw tensor."""
+    if array.dtype != np.object_:
+        return array.tobytes()
+    serialized = serialize_byte_tensor(array)
+    return bytes(serialized.item()) if serialized.size else b""
 
 
 def _specs(described: list[dict[str, Any]]) -> Specs:

@@ -14,17 +14,29 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 from kserve import InferInput, InferRequest, InferResponse
-from kserve.protocol.infer_type import RequestedOutput, serialize_byte_tensor
+from kserve.protocol.infer_type import RequestedOutput
 from numpy.typing import NDArray
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from aeppt.serving.configuration import ApiKeys, Configuration
 from aeppt.serving.gateway import Gateway
-from aeppt.serving.predictors import BINARY, HEADER_LENGTH, JSON
+from aeppt.serving.predictors import BINARY, HEADER_LENGTH, JSON, raw_bytes
 from aeppt.serving.refusals import Reason, RefusedError, invalid
 from aeppt.serving.telemetry import Metrics, log, place
 from aeppt.version import __version__
 
+#: With these the request's body may not have been read: the connection cannot be used again.
+BODY_UNREAD = {
+    reason.http_status
+    for reason in (
+        Reason.UNAUTHENTICATED,
+        Reason.NOT_FOUND,
+        Reason.WRONG_METHOD,
+        Reason.SLOW_REQUEST,
+        Reason.TOO_LARGE,
+        Reason.STOPPING,
+    )
+}
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
@@ -109,8 +121,10 @@ class RestApplication:
             (b"content-length", str(len(reply.body)).encode()),
             *((name.encode(), value.encode()) for name, value in reply.headers),
         ]
-        if reply.status in (Reason.TOO_LARGE.http_status, Reason.SLOW_REQUEST.http_status):
-            headers.append((b"connection", b"close"))  # the rest of the body is not read
+        if reply.status in BODY_UNREAD:
+            headers.append((b"connection", b"close"))
+        if reply.status == Reason.UNAUTHENTICATED.http_status:
+            headers.append((b"www-authenticate", b"Bearer"))
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         await send({"type": "http.response.body", "body": reply.body})
         seconds = time.perf_counter() - started
@@ -288,7 +302,7 @@ def encoded(answer: InferResponse, asked: InferRequest) -> tuple[bytes, int | No
         described = {"name": output.name, "datatype": output.datatype, "shape": output.shape}
         binary = wanted.get(output.name)
         if by_default if binary is None else binary:
-            tail.append(_raw(output.data))
+            tail.append(raw_bytes(output.data))
             described["parameters"] = {"binary_data_size": len(tail[-1])}
         else:
             described["data"] = _plain(output.data)
@@ -298,13 +312,6 @@ def encoded(answer: InferResponse, asked: InferRequest) -> tuple[bytes, int | No
         head["id"] = asked.id
     json = orjson.dumps(head, option=orjson.OPT_SERIALIZE_NUMPY)
     return (b"".join([json, *tail]), len(json)) if tail else (json, None)
-
-
-def _raw(array: NDArray) -> bytes:
-    if array.dtype != np.object_:
-        return array.tobytes()
-    serialized = serialize_byte_tensor(array)
-    return bytes(serialized.item()) if serialized.size else b""
 
 
 def _plain(array: NDArray) -> NDArray | list[Any]:

@@ -16,9 +16,10 @@ from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import (
 )
 from prometheus_client import start_http_server
 
-from aeppt.serving.configuration import Configuration
+from aeppt.serving.configuration import ApiKeys, Configuration
 from aeppt.serving.gateway import Gateway
 from aeppt.serving.grpc_service import GatewayInterceptor, GatewayService
+from aeppt.serving.outputs import Release
 from aeppt.serving.predictors import connect
 from aeppt.serving.rest import RestApplication
 from aeppt.serving.telemetry import Metrics, configure_logging, log
@@ -47,42 +48,52 @@ def serve(configuration: Configuration) -> None:
 
 
 async def _serve(configuration: Configuration) -> None:
-    metrics = Metrics()
-    api_keys = configuration.api_keys()
+    defense, api_keys = configuration.load_defense(), configuration.api_keys()
     predictor = connect(configuration)
-    gateway = Gateway(
-        configuration.model_name,
-        predictor,
-        configuration.release(getattr(predictor, "output", configuration.output)),
-        metrics,
-        configuration.max_rows,
-    )
+    try:
+        output = getattr(predictor, "output", configuration.output)
+        release = Release(
+            defense, output, configuration.kind, frozenset(configuration.allowed_outputs)
+        )
+        metrics = Metrics()
+        gateway = Gateway(
+            configuration.model_name, predictor, release, metrics, configuration.max_rows
+        )
+        await _listen_and_answer(configuration, gateway, api_keys, metrics)
+    finally:
+        await predictor.close()
+    log("stopped")
+
+
+async def _listen_and_answer(
+    configuration: Configuration, gateway: Gateway, api_keys: ApiKeys, metrics: Metrics
+) -> None:
     application = RestApplication(gateway, configuration, api_keys, metrics)
-    listening = _listen(configuration.host, configuration.http_port)
     rest = _RestServer(_rest_config(configuration, application))
     service, grpc_port = None, None
     if not configuration.asks_v1:
         service, grpc_port = _grpc_server(
             configuration, gateway, GatewayInterceptor(api_keys, metrics)
         )
-        await service.start()
-    if configuration.metrics_port is not None:
-        start_http_server(configuration.metrics_port, configuration.host, metrics.registry)
+    with _listen(configuration.host, configuration.http_port) as listening:
+        if configuration.metrics_port is not None:
+            _serve_metrics(configuration.host, configuration.metrics_port, metrics)
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        if service is not None:
+            await service.start()
+        running = asyncio.create_task(rest.serve([listening]))
+        log("serving", http_port=listening.getsockname()[1], grpc_port=grpc_port)
+        waiting = asyncio.create_task(stop.wait())
+        await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
 
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    running = asyncio.create_task(rest.serve([listening]))
-    log("serving", http_port=listening.getsockname()[1], grpc_port=grpc_port)
-    await stop.wait()
-
-    log("stopping")
-    application.stopping = True
-    rest.should_exit = True
-    ending = [running] if service is None else [running, service.stop(configuration.drain_seconds)]
-    await asyncio.gather(*ending)
-    await predictor.close()
-    log("stopped")
+        log("stopping")
+        application.stopping = rest.should_exit = True
+        if service is not None:
+            await service.stop(configuration.drain_seconds)
+        await running
 
 
 class _RestServer(uvicorn.Server):
@@ -94,10 +105,18 @@ class _RestServer(uvicorn.Server):
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), backlog=2048)
+        return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        raise OSError(f"cannot listen on {host}:{port}: {error.strerror}") from None
+        raise OSError(f"cannot listen on {host}, port {port}: {error.strerror}") from None
+
+
+def _serve_metrics(host: str, port: int, metrics: Metrics) -> None:
+    try:
+        start_http_server(port, host, metrics.registry)
+    except OSError as error:
+        raise OSError(f"cannot listen on {host}, port {port}: {error.strerror}") from None
 
 
 def _rest_config(configuration: Configuration, application: RestApplication) -> uvicorn.Config:
@@ -109,7 +128,7 @@ def _rest_config(configuration: Configuration, application: RestApplication) -> 
         lifespan="off",
         ws="none",
         server_header=False,
-        timeout_graceful_shutdown=int(configuration.drain_seconds) or None,
+        timeout_graceful_shutdown=configuration.drain_seconds,
         ssl_certfile=configuration.tls_cert,
         ssl_keyfile=configuration.tls_key,
         ssl_ca_certs=None if client_ca is None else str(client_ca),
@@ -137,7 +156,8 @@ def _grpc_server(
         ],
     )
     add_GRPCInferenceServiceServicer_to_server(GatewayService(gateway), server)
-    address = f"{configuration.host}:{configuration.grpc_port}"
+    host, port = configuration.host, configuration.grpc_port
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
         if configuration.tls_cert is None or configuration.tls_key is None:
             return server, server.add_insecure_port(address)
@@ -149,4 +169,4 @@ def _grpc_server(
         )
         return server, server.add_secure_port(address, credentials)
     except RuntimeError:
-        raise OSError(f"cannot listen on {address} for gRPC") from None
+        raise OSError(f"cannot listen on {host}, port {port}, for gRPC") from None
