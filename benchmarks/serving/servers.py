@@ -119,8 +119,13 @@ def empty_transformer(behind: Server, protocol: str, log: Path | None = None) ->
     return Server([sys.executable, script, *_PORTS, *forward], log)
 
 
-def gateway(behind: Server, protocol: str, defense: Path, log: Path | None = None) -> Server:
-    """``aeppt serve`` with a saved defense; ``protocol`` as in :func:`empty_transformer`."""
+def gateway(
+    behind: Server, protocol: str, defense: Path, log: Path | None = None, *further: str
+) -> Server:
+    """``aeppt serve`` with a saved defense; ``protocol`` as in :func:`empty_transformer`.
+
+    ``further`` are more of the command's options.
+    """
     options = {
         "defense": str(defense),
         "predictor": behind.address(protocol),
@@ -132,7 +137,7 @@ def gateway(behind: Server, protocol: str, defense: Path, log: Path | None = Non
         "grpc-port": "{grpc_port}",
     }
     flags = [part for name, value in options.items() for part in (f"--{name}", value)]
-    return Server([*_AEPPT, "serve", *flags], log)
+    return Server([*_AEPPT, "serve", *flags, *further], log)
 
 
 def queries(n: int, seed: int = 0) -> NDArray[np.float32]:
