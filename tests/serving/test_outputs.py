@@ -28,11 +28,11 @@ def test_logits_are_protected_as_a_protected_models(
 def test_log_keeping_labels(defense: PrivacyFunnel, known: Predictions) -> None:
     with np.errstate(divide="ignore"):
         logs = np.log(np.concatenate([known.probs, np.eye(5)]))
-    released, _ = Release(defense, "out", Kind.log_keeping_labels).protect(logs)
+    released, _ = Release(defense, "out", Kind.log_probabilities).protect(logs)
     expected = log_keeping_labels(torch.from_numpy(defense.protect(np.exp(logs))))
     np.testing.assert_array_equal(released, expected.numpy())
     with pytest.raises(RefusedError, match="does not hold log-probabilities"):
-        Release(defense, "out", Kind.log_keeping_labels).protect(logs + 1)
+        Release(defense, "out", Kind.log_probabilities).protect(logs + 1)
 
 
 @pytest.mark.parametrize("kind", [Kind.probabilities, Kind.logits])
