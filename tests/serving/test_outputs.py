@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from aeppt import AEPPT, Predictions, PrivacyFunnel, ProtectedModel
-from aeppt.models.protected import log_probabilities
+from aeppt.models.protected import log_keeping_labels
 from aeppt.serving.outputs import Kind, Release, keeping_label
 from aeppt.serving.refusals import Reason, RefusedError
 
@@ -29,7 +29,7 @@ def test_log_probabilities(defense: PrivacyFunnel, known: Predictions) -> None:
     with np.errstate(divide="ignore"):
         logs = np.log(np.concatenate([known.probs, np.eye(5)]))
     released, _ = Release(defense, "out", Kind.log_probabilities).protect(logs)
-    expected = log_probabilities(torch.from_numpy(defense.protect(np.exp(logs))))
+    expected = log_keeping_labels(torch.from_numpy(defense.protect(np.exp(logs))))
     np.testing.assert_array_equal(released, expected.numpy())
     with pytest.raises(RefusedError, match="does not hold log-probabilities"):
         Release(defense, "out", Kind.log_probabilities).protect(logs + 1)
