@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
+import multiprocessing
+import runpy
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,42 +20,33 @@ from numpy.typing import NDArray
 
 from aeppt import Predictions, PrivacyFunnel
 
-COMMAND = [sys.executable, "-c", "from aeppt.cli import main; main()", "serve"]
 START_SECONDS = 60
+#: Imports once what gateways and the predictor need, and forks each of them.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["aeppt.serving.server", "kserve"])
 DATATYPES = {"FP16": np.float16, "FP32": np.float32, "FP64": np.float64}
 
 
 class Server:
     """A running gateway: its ports, and what it logged."""
 
-    def __init__(self, arguments: list[str], log: Path) -> None:
+    def __init__(self, arguments: list[str], log: Path, host: str = "127.0.0.1") -> None:
         self._log = log
-        with log.open("wb") as stream:
-            self.process = subprocess.Popen(
-                [
-                    *COMMAND,
-                    "--host",
-                    "127.0.0.1",
-                    "--http-port",
-                    "0",
-                    "--grpc-port",
-                    "0",
-                    *arguments,
-                ],
-                stderr=stream,
-            )
+        ports = ("--http-port", "0", "--grpc-port", "0")
+        self.process = forked("gateway.py", [log, "--host", host, *ports, *arguments])
         deadline = time.monotonic() + START_SECONDS
         while not (serving := [line for line in self.log if line["event"] == "serving"]):
-            assert self.process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.05)
-        self.http = f"127.0.0.1:{serving[0]['http_port']}"
-        self.grpc = f"127.0.0.1:{serving[0]['grpc_port']}"
+            assert self.process.is_alive(), self.text
+            assert time.monotonic() < deadline, self.text
+            time.sleep(0.02)
+        name = f"[{host}]" if ":" in host else host
+        self.http = f"{name}:{serving[0]['http_port']}"
+        self.grpc = f"{name}:{serving[0]['grpc_port']}"
 
     @property
     def text(self) -> str:
         """All that the gateway wrote."""
-        return self._log.read_text()
+        return self._log.read_text() if self._log.exists() else ""
 
     @property
     def log(self) -> list[dict[str, Any]]:
@@ -62,10 +54,20 @@ class Server:
         lines = self.text.split("\n")[:-1]
         return [json.loads(line) for line in lines if line.startswith("{")]
 
-    def stop(self) -> int:
+    def stop(self) -> int | None:
         """Ask it to end; its exit code."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(START_SECONDS)
+        self.process.terminate()
+        self.process.join(START_SECONDS)
+        return self.process.exitcode
+
+
+def forked(script: str, arguments: Sequence[object]) -> Any:
+    """A process that runs a script beside this file, with its imports done already."""
+    path = Path(__file__).with_name(script)
+    given = {"arguments": [str(argument) for argument in arguments]}
+    process = FORKS.Process(target=runpy.run_path, args=(str(path), given, "__main__"))
+    process.start()
+    return process
 
 
 Curl = Callable[..., tuple[int, Any]]
@@ -117,19 +119,17 @@ def rows() -> NDArray[np.float32]:
 @pytest.fixture(scope="session")
 def predictor() -> Iterator[tuple[str, str]]:
     """The addresses of a kserve model server, REST and gRPC; see ``predictor.py``."""
-    process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("predictor.py"))],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    try:
-        assert process.stdout is not None
-        http_port, grpc_port = process.stdout.readline().split()
-        yield f"127.0.0.1:{int(http_port)}", f"127.0.0.1:{int(grpc_port)}"
-    finally:
-        process.kill()
-        process.wait()
+    ports = free_port(), free_port()
+    process = forked("predictor.py", ports)
+    yield f"127.0.0.1:{ports[0]}", f"127.0.0.1:{ports[1]}"
+    process.kill()
+    process.join()
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return int(listening.getsockname()[1])
 
 
 class GrpcError(Exception):
@@ -209,7 +209,7 @@ def start(defense_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     yield call
     for server in running:
         server.process.kill()
-        server.process.wait()
+        server.process.join()
 
 
 @pytest.fixture(scope="session")

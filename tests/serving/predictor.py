@@ -1,23 +1,29 @@
-"""A model server for the tests, made with kserve: run as a process, it answers as it is told to.
+"""A model server for the tests, made with kserve, on the two ports in ``arguments``.
 
-The input holds the rows that it answers, so that a test knows what the gateway protected. The
-request's id says how it misbehaves. Its first line of output tells its ports.
+Its model "model" answers what it is told to: the input holds the rows that it answers, so that a
+test knows what the gateway protected, and the request's id says how it misbehaves. Its model
+"classifier" answers every valid request with probabilities, and others with an error.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import socket
+import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from kserve import InferOutput, InferRequest, InferResponse, Model, ModelServer
 from kserve.errors import InvalidInput
 from kserve.utils.numpy_codec import from_np_dtype
+from numpy.typing import NDArray
 
 SECRET = "a text that holds an input"
+WEIGHTS = np.random.default_rng(0).normal(size=(3, 5))
+
+arguments: list[str]  # given by who runs this
 
 
 class Rows(Model):  # type: ignore[misc]
@@ -88,26 +94,46 @@ class Rows(Model):  # type: ignore[misc]
         ]
 
 
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
+class Classifier(Rows):
+    """Three features, five classes; refuses what is no row of three numbers."""
+
+    async def predict(self, payload: Any, *_: Any) -> Any:
+        if isinstance(payload, InferRequest):
+            return await self.infer(payload)
+        return {"predictions": probabilities(payload["instances"]).tolist()}
+
+    async def infer(self, request: InferRequest) -> InferResponse:
+        (tensor,) = request.inputs if len(request.inputs) == 1 else (None,)
+        if tensor is None or (tensor.name, tensor.datatype) != ("features", "FP32"):
+            raise InvalidInput("there is one input, features, in FP32")
+        probs = probabilities(tensor.as_numpy()).astype(np.float32)
+        output = InferOutput("probs", list(probs.shape), "FP32")
+        output.set_data_from_numpy(probs, binary_data=request.use_binary_outputs)
+        return InferResponse(
+            request.id, self.name, [output], use_binary_outputs=request.use_binary_outputs
+        )
 
 
-def main() -> None:
-    """Print the two ports, then serve."""
-    http_port, grpc_port = free_port(), free_port()
-    model = Rows("model")
+def probabilities(features: Any) -> NDArray[np.float64]:
+    """Whatever the numbers are, infinite ones included."""
+    try:
+        rows = np.asarray(features, np.float64)
+    except (OverflowError, TypeError, ValueError):
+        raise InvalidInput("the features are not numbers") from None
+    if rows.ndim not in (1, 2) or rows.shape[-1] != len(WEIGHTS):
+        raise InvalidInput("the features are not rows of three")
+    scores = np.exp(np.nan_to_num(np.clip(rows, -1, 1)) @ WEIGHTS)
+    return scores / scores.sum(axis=-1, keepdims=True)
+
+
+http_port, grpc_port = map(int, arguments)
+models = [Rows("model"), Classifier("classifier")]
+for model in models:
     model.load()
-    print(http_port, grpc_port, flush=True)
-    sys.stdout = sys.stderr
-    server = ModelServer(
-        http_port=http_port, grpc_port=grpc_port, enable_latency_logging=False, grace_period=1
-    )
-    logging.getLogger("kserve").setLevel(logging.CRITICAL)
-    logging.getLogger("kserve.trace").setLevel(logging.CRITICAL)
-    server.start([model])
-
-
-if __name__ == "__main__":
-    main()
+sys.stdout = sys.stderr = Path(os.devnull).open("w")
+server = ModelServer(
+    http_port=http_port, grpc_port=grpc_port, enable_latency_logging=False, grace_period=1
+)
+logging.getLogger("kserve").setLevel(logging.CRITICAL)
+logging.getLogger("kserve.trace").setLevel(logging.CRITICAL)
+server.start(models)

@@ -107,7 +107,7 @@ def test_a_saved_classifier(
     features = np.random.default_rng(0).normal(size=(50, 3))
     classifier = LogisticRegression().fit(features, np.arange(50) % 5)
     skops.io.dump(classifier, tmp_path / "model.skops")
-    predictor = connect(options(defense_file, model=tmp_path / "model.skops", output=None))
+    predictor = connect(options(defense_file, model=tmp_path / "model.skops", output=None), 0)
     gateway = gateway_before(predictor, defense)
     answer, _ = asyncio.run(gateway(v2_request(features, "input", "FP64")))
     expected = defense.protect(classifier.predict_proba(features))

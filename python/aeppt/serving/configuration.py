@@ -12,6 +12,7 @@ from aeppt.defenses import OutputDefense, find_key, load_defense, with_key
 from aeppt.serving.outputs import Kind
 
 MIN_API_KEY = 16  # characters; a shorter one can be guessed
+NUMBER_BYTES = 32  # of a float64 in JSON, with all its digits and what separates it
 
 
 class PredictorProtocol(str, Enum):
@@ -129,6 +130,13 @@ class Configuration:
     def asks_v1(self) -> bool:
         """Whether the predictor speaks V1, which has neither named tensors nor gRPC."""
         return self.predictor is not None and self.predictor_protocol is PredictorProtocol.v1
+
+    def max_answer_bytes(self, n_classes: int) -> int:
+        """How large a predictor's answer may be: the most rows in JSON, and a request's size.
+
+        The latter is for what stands beside the predictions.
+        """
+        return self.max_rows * n_classes * NUMBER_BYTES + self.max_request_bytes
 
     def load_defense(self) -> OutputDefense:
         """The defense, with the secret key that was given for it.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -145,8 +145,10 @@ def checked_request(request: InferRequest, names: frozenset[str], max_rows: int)
     if not request.inputs:
         raise invalid("there are no inputs")
     for tensor in request.inputs:
-        if not isinstance(tensor.name, str) or not _is_shape(tensor.shape):
-            raise invalid("an input's name or shape is not valid")
+        if not isinstance(tensor.name, str) or not isinstance(tensor.datatype, str):
+            raise invalid("an input's name or datatype is not a string")
+        if not _is_shape(tensor.shape):
+            raise invalid("an input's shape is not a list of sizes")
         _check_rows(tensor.shape[0] if tensor.shape else 1, max_rows)
         _check_parameters(tensor.parameters or {})
     _check_parameters(request.parameters or {})
@@ -167,9 +169,12 @@ def _check_rows(rows: int, max_rows: int) -> None:
         )
 
 
-def _check_parameters(names: Iterable[str]) -> None:
-    if any(name.startswith("shared_memory") for name in names):
-        raise invalid("shared memory cannot be used through this gateway")
+def _check_parameters(parameters: Mapping[str, Any]) -> None:
+    for name, value in parameters.items():
+        if name.startswith("shared_memory"):
+            raise invalid("shared memory cannot be used through this gateway")
+        if value is None or isinstance(value, dict | list):
+            raise invalid("a parameter must be a string, a number or a boolean")
 
 
 def _arrays(outputs: list[InferOutput], names: frozenset[str]) -> dict[str, NDArray]:

@@ -61,21 +61,21 @@ class Predictor(Protocol):
         """Release connections."""
 
 
-def connect(configuration: Configuration) -> Predictor:
-    """The predictor that a configuration names."""
+def connect(configuration: Configuration, max_answer_bytes: int) -> Predictor:
+    """The predictor that a configuration names, which may answer with so many bytes."""
     if configuration.model is not None:
         from aeppt.serving.model_files import load_model_file
 
         return LocalModel(load_model_file(configuration.model), configuration)
     if configuration.predictor_protocol is PredictorProtocol.grpc_v2:
-        return GrpcPredictor(configuration)
-    return RestPredictor(configuration)
+        return GrpcPredictor(configuration, max_answer_bytes)
+    return RestPredictor(configuration, max_answer_bytes)
 
 
 class RestPredictor:
     """A model server that speaks V1 or V2 over HTTP; one client with kept connections."""
 
-    def __init__(self, configuration: Configuration) -> None:
+    def __init__(self, configuration: Configuration, max_answer_bytes: int) -> None:
         v1 = configuration.asks_v1
         name = quote(configuration.model_name, safe="")
         model = f"http://{configuration.predictor}/{'v1' if v1 else 'v2'}/models/{name}"
@@ -84,12 +84,15 @@ class RestPredictor:
         self._ready = URL(model if v1 else f"{model}/ready", encoded=True)
         self._v1 = v1
         self._timeout = configuration.timeout
-        # No proxies from the environment, no cookies, no compression: the predictor is near.
+        self._max_answer_bytes = max_answer_bytes
+        # No proxies from the environment, no cookies, no compression: the predictor is near, and
+        # a small compressed answer could grow without bounds.
         self._client = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE),
             timeout=aiohttp.ClientTimeout(total=configuration.timeout),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"accept-encoding": "identity"},
+            auto_decompress=False,
             trust_env=False,
         )
 
@@ -118,11 +121,7 @@ class RestPredictor:
 
     async def _post(self, body: bytes, headers: dict[str, str]) -> tuple[bytes, Mapping[str, str]]:
         try:
-            async with self._client.post(
-                self._infer, data=body, headers=headers, allow_redirects=False
-            ) as response:
-                _check_http_status(response.status)
-                return await response.read(), response.headers
+            return await asyncio.wait_for(self._post_again(body, headers), self._timeout)
         except asyncio.TimeoutError:
             raise too_slow(self._timeout) from None
         except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
@@ -130,11 +129,43 @@ class RestPredictor:
         except (aiohttp.ClientError, ValueError):
             raise unusable("it is no HTTP response") from None
 
+    async def _post_again(
+        self, body: bytes, headers: dict[str, str]
+    ) -> tuple[bytes, Mapping[str, str]]:
+        # A kept connection may have been closed meanwhile; to predict twice does no harm.
+        try:
+            return await self._post_once(body, headers)
+        except aiohttp.ClientConnectorError:
+            raise
+        except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
+            return await self._post_once(body, headers)
+
+    async def _post_once(
+        self, body: bytes, headers: dict[str, str]
+    ) -> tuple[bytes, Mapping[str, str]]:
+        async with self._client.post(
+            self._infer, data=body, headers=headers, allow_redirects=False
+        ) as response:
+            _check_http_status(response.status)
+            return await self._read(response), response.headers
+
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        parts: list[bytes] = []
+        left = self._max_answer_bytes
+        async for part in response.content.iter_any():
+            parts.append(part)
+            left -= len(part)
+            if left < 0:
+                raise unusable(f"it is larger than {self._max_answer_bytes} bytes")
+        return b"".join(parts)
+
     async def ready(self) -> bool:
         """Whether the model can be asked."""
         try:
-            async with self._client.get(self._ready, timeout=READY_TIMEOUT) as response:
-                return response.ok
+            async with self._client.get(
+                self._ready, timeout=READY_TIMEOUT, allow_redirects=False
+            ) as response:
+                return response.status == 200
         except (aiohttp.ClientError, asyncio.TimeoutError, ValueError):
             return False
 
@@ -143,8 +174,8 @@ class RestPredictor:
         if self._v1:
             return [], []
         try:
-            async with self._client.get(self._model) as response:
-                described = orjson.loads(await response.read())
+            async with self._client.get(self._model, allow_redirects=False) as response:
+                described = orjson.loads(await self._read(response))
             return _specs(described["inputs"]), _specs(described["outputs"])
         except asyncio.TimeoutError:
             raise too_slow(self._timeout) from None
@@ -172,11 +203,11 @@ def _check_http_status(status: int) -> None:
 class GrpcPredictor:
     """A model server that speaks V2 over gRPC."""
 
-    def __init__(self, configuration: Configuration) -> None:
+    def __init__(self, configuration: Configuration, max_answer_bytes: int) -> None:
         self._channel = grpc.aio.insecure_channel(
             configuration.predictor,
             options=[
-                ("grpc.max_receive_message_length", -1),
+                ("grpc.max_receive_message_length", max_answer_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.enable_http_proxy", 0),
                 # By default a predictor that came back may not be noticed for two minutes.
@@ -185,6 +216,7 @@ class GrpcPredictor:
             ],
         )
         self._stub = GRPCInferenceServiceStub(self._channel)
+        self._max_answer_bytes = max_answer_bytes
         self._name = configuration.model_name
         self._timeout = configuration.timeout
 
@@ -192,8 +224,8 @@ class GrpcPredictor:
         """The answer to a V2 request."""
         try:
             message = grpc_request(request)
-        except Exception:  # NumPy, protobuf and kserve raise what they like at bad inputs
-            raise invalid("an input's data do not fit its datatype and shape") from None
+        except (TypeError, ValueError):
+            raise invalid("the inputs cannot be sent on over gRPC") from None
         try:
             response = await self._stub.ModelInfer(message, timeout=self._timeout)
         except grpc.aio.AioRpcError as error:
@@ -213,8 +245,10 @@ class GrpcPredictor:
             return too_slow(self._timeout)
         if code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE):
             return invalid(f"the predictor refused the request ({status})")
-        if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED):
+        if code is grpc.StatusCode.UNAVAILABLE:
             return RefusedError(Reason.UNREACHABLE, f"the predictor cannot be reached ({status})")
+        if code is grpc.StatusCode.RESOURCE_EXHAUSTED:  # the predictor's word, or this side's
+            return unusable(f"{status}, or it is larger than {self._max_answer_bytes} bytes")
         return unusable(status)
 
     async def ready(self) -> bool:
@@ -265,10 +299,7 @@ class LocalModel:
 
     async def infer(self, request: InferRequest) -> InferResponse:
         """The answer to a V2 request."""
-        try:
-            feed = {tensor.name: tensor.as_numpy() for tensor in request.inputs}
-        except Exception:  # NumPy and kserve raise what they like at bad inputs
-            raise invalid("an input's data do not fit its datatype and shape") from None
+        feed = {tensor.name: input_array(tensor) for tensor in request.inputs}
         outputs = [
             InferOutput(name, list(array.shape), from_np_dtype(array.dtype), array)
             for name, array in (await self._run(feed)).items()
@@ -317,6 +348,15 @@ class LocalModel:
         return None
 
 
+def input_array(tensor: InferInput) -> NDArray:
+    """An input's array; a refusal where its data do not fit its datatype and shape."""
+    try:
+        array: NDArray = tensor.as_numpy()
+    except Exception:  # NumPy and kserve raise what they like at bad inputs
+        raise invalid("an input's data do not fit its datatype and shape") from None
+    return array
+
+
 def rest_request(request: InferRequest) -> tuple[bytes, int | None]:
     """A V2 request's body, and the length of its JSON where binary tensors follow.
 
@@ -327,6 +367,8 @@ def rest_request(request: InferRequest) -> tuple[bytes, int | None]:
     for tensor in request.inputs:
         parameters = to_http_parameters(tensor.parameters or {})
         data, raw = tensor.data, tensor._raw_data
+        if to_np_dtype(tensor.datatype) is not None:  # others only the predictor knows
+            input_array(tensor)
         if raw is not None:
             data = None
             parameters["binary_data_size"] = len(raw)  # over gRPC it is not told
@@ -369,7 +411,7 @@ def grpc_request(request: InferRequest) -> pb.ModelInferRequest:
     """A V2 request as a message with raw tensors, without what only concerns REST."""
     inputs, contents = [], []
     for tensor in request.inputs:
-        array = tensor.as_numpy()
+        array = input_array(tensor)
         contents.append(raw_bytes(array))
         shape = list(array.shape)
         inputs.append({"name": tensor.name, "datatype": tensor.datatype, "shape": shape})

@@ -7,6 +7,7 @@ unload, OpenAI's). What is not in :meth:`RestApplication._table` is not there.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
@@ -253,7 +254,7 @@ def decoded(body: bytes, header_length: bytes | None, model_name: str) -> InferR
     RefusedError
         It is no V2 request.
     """
-    if header_length is not None and not header_length.isdigit():
+    if header_length is not None and not re.fullmatch(rb"\d{1,18}", header_length):
         raise invalid(f"{HEADER_LENGTH} is not a number")
     start = len(body) if header_length is None else int(header_length)
     head = json_object(body[:start])

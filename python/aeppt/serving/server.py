@@ -50,7 +50,7 @@ def serve(configuration: Configuration) -> None:
 
 async def _serve(configuration: Configuration) -> None:
     defense, api_keys = configuration.load_defense(), configuration.api_keys()
-    predictor = connect(configuration)
+    predictor = connect(configuration, configuration.max_answer_bytes(defense.n_features_in_))
     try:
         output = getattr(predictor, "output", configuration.output)
         release = Release(

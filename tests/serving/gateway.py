@@ -1,0 +1,15 @@
+"""Runs ``aeppt serve`` with ``arguments``, the first of which is the file that its log goes to."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from aeppt.cli import main
+
+arguments: list[str]  # given by who runs this
+
+log, *given = arguments
+os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT), 2)
+sys.argv = ["aeppt", "serve", *given]
+main()
