@@ -37,7 +37,8 @@ def trained(rows: NDArray[np.int64], seed: int) -> nn.Module:
             optimizer.zero_grad()
             cross_entropy(model(images[batch]), labels[batch]).backward()
             optimizer.step()
-    return model.eval()
+    model.eval()
+    return model
 
 
 def predictions(

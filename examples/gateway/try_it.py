@@ -51,13 +51,17 @@ with tempfile.TemporaryDirectory() as temporary, ExitStack() as at_the_end:
     # The commands of the file; what they name of containers is elsewhere here.
     services = yaml.safe_load((HERE / "docker-compose.yml").read_text())["services"]
     ports = {name: free_port() for name in services}
-    places = {"/app": HERE, "/mnt/models": files, "/run/secrets": files}
-    places["predictor:8080"] = f"127.0.0.1:{ports['predictor']}"
+    places = {
+        "/app": str(HERE),
+        "/mnt/models": str(files),
+        "/run/secrets": str(files),
+        "predictor:8080": f"127.0.0.1:{ports['predictor']}",
+    }
     scripts = sysconfig.get_path("scripts")  # of this Python: aeppt, and Python itself
     for name, service in services.items():
         command = service["command"]
         for inside, here in places.items():
-            command = [part.replace(inside, str(here)) for part in command]
+            command = [part.replace(inside, here) for part in command]
         process = subprocess.Popen(
             [*command, f"--http_port={ports[name]}", f"--grpc_port={free_port()}"],
             env=os.environ | {"PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"},
