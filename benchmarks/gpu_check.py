@@ -30,6 +30,8 @@ SEARCH_TESTS = (
     "retraction",
     "release",
 )
+#: Tests of what the extras bring (servers, Ray, other frameworks): nothing of it is a GPU's.
+OF_EXTRAS = ("serving", "test_examples.py", "test_scale.py", "test_wrappers_*.py")
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 
 
@@ -49,9 +51,10 @@ def checks() -> dict[str, tuple[list[str], dict[str, str]]]:
     """Each check's command, to be run in ``tests/``, and its environment."""
     pytest = [sys.executable, "-m", "pytest", "-q", "-c", "../pyproject.toml", "--rootdir", ".."]
     pytest += ["-p", "no:cacheprovider"]
+    without = [f"--ignore-glob={name}" for name in OF_EXTRAS]
     search = [f"search/test_{name}.py" for name in SEARCH_TESTS]
     commands = {
-        "tests": ([*pytest, "-m", "not slow", "."], {"AEPPT_REQUIRE_GPU": "1"}),
+        "tests": ([*pytest, *without, "-m", "not slow", "."], {"AEPPT_REQUIRE_GPU": "1"}),
         "search on the GPU": ([*pytest, *search], {"AEPPT_TEST_DEVICE": "cuda"}),
     }
     for tool in TOOLS:
