@@ -347,7 +347,7 @@ def test_every_command_has_help(command: str, run: Run) -> None:
         ("protect {given}/target.csv {out}/q.npz --defense {defense}", r"cannot turn \.csv"),
         ("protect {given}/target.csv {out}/q.txt --defense {defense}", "must end in one of"),
         ("protect {given}/target.csv {out}/none/q.csv --defense {defense}", "folder does not"),
-        ("protect {given} {out}/q.csv --defense {defense}", "must end in one of"),
+        ("protect {given} {out}/q --defense {defense}", r"\.npz must end in \.parquet"),
         (
             "audit --target {given}/target.npz --shadow {given}/four.npz --defense {defense}",
             "classes",

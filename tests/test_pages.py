@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,14 @@ def run_page(page: Path) -> dict[str, object]:
 
 def test_the_first_page_runs() -> None:
     assert "protected" in run_page(DOCS / "index.md")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_page_about_wrappers_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    loaded: Any = run_page(DOCS / "wrappers.md")["loaded"]
+    assert [spec.name for spec in loaded.inputs] == ["inputs"]
 
 
 @pytest.mark.slow

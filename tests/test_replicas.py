@@ -335,5 +335,23 @@ def test_the_command_line_protects_with_a_key(run: Any, known: Predictions, tmp_
     (tmp_path / "key").write_text(KEY.hex()[:-1])
     code, printed = run("protect", *ways, "--key-file", tmp_path / "key")
     assert code == 2
-    assert f"--key-file {tmp_path / 'key'}: a key is 64 hexadecimal digits" in printed
+    assert f"{tmp_path / 'key'}: a key is 64 hexadecimal digits" in printed
+    assert KEY.hex()[:16] not in printed
+
+
+def test_a_key_may_come_by_the_environment(
+    run: Any, known: Predictions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    defense = PrivacyFunnel(random_state=0).fit_predictions(known)
+    defense.save(tmp_path / "d.safetensors")
+    write_predictions(tmp_path / "in.npz", known)
+    ways = tmp_path / "in.npz", tmp_path / "out.npz", "--defense", tmp_path / "d.safetensors"
+    monkeypatch.setenv("AEPPT_KEY", KEY.hex())
+    assert run("protect", *ways)[0] == 0
+    expected = with_key(defense, KEY).protect(known.probs)
+    assert np.array_equal(read_predictions(tmp_path / "out.npz").probs, expected)
+    monkeypatch.setenv("AEPPT_KEY", KEY.hex()[:-1])
+    code, printed = run("protect", *ways)
+    assert code == 2
+    assert "AEPPT_KEY: a key is 64 hexadecimal digits" in printed
     assert KEY.hex()[:16] not in printed

@@ -25,7 +25,7 @@ def test_logits_are_protected_as_a_protected_models(
     assert protection.rows == len(logits)
 
 
-def test_log_probabilities(defense: PrivacyFunnel, known: Predictions) -> None:
+def test_log_keeping_labels(defense: PrivacyFunnel, known: Predictions) -> None:
     with np.errstate(divide="ignore"):
         logs = np.log(np.concatenate([known.probs, np.eye(5)]))
     released, _ = Release(defense, "out", Kind.log_probabilities).protect(logs)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +15,14 @@ from rich.console import Console
 from rich.table import Table
 
 from aeppt.cli.display import ProgressDisplay
-from aeppt.cli.options import Attacks, AttacksOption
+from aeppt.cli.options import (
+    AddressOption,
+    Attacks,
+    AttacksOption,
+    Engine,
+    EngineOption,
+    check_address,
+)
 from aeppt.cli.specification import function, known_recipes, made
 from aeppt.files import check_folders
 
@@ -22,6 +30,7 @@ if TYPE_CHECKING:
     from aeppt.data import Records
     from aeppt.evaluation.comparison import Comparison
     from aeppt.evaluation.experiment import Experiment, Sizes, Train
+    from aeppt.evaluation.kept_work import Execute
 
 OWN, TRAINED = "Own predictions", "Or own training"
 NAME_WIDTH, COLUMN_WIDTH = 30, 15  # characters of the console's table
@@ -112,7 +121,15 @@ def compare(
     ] = None,
     attacks: AttacksOption = Attacks.default,
     seeds: Annotated[int, typer.Option(help="How many seeds, from 0 on.", min=1)] = 3,
-    workers: Annotated[int, typer.Option(help="Processes at once.", min=1)] = 1,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes at once; if not given, one, or one per processor of a Ray cluster.",
+            min=1,
+        ),
+    ] = None,
+    engine: EngineOption = Engine.local,
+    address: AddressOption = None,
     folder: Annotated[
         Path, typer.Option(help="Keeps all that is finished; a second run goes on from there.")
     ] = Path("comparison"),
@@ -130,6 +147,7 @@ def compare(
     from aeppt.defenses.storage import DEFENSES
     from aeppt.evaluation.comparison import compare as run_comparison
 
+    check_address(engine, address)
     asked = {name: made(name, DEFENSES) for name in defense or ("Undefended", "AEPPT")}
     check_folders(*(path for path in (html, json) if path is not None))
     experiments: dict[str, Any]
@@ -152,14 +170,14 @@ def compare(
 
     console = Console()
     try:
-        with ProgressDisplay(console) as progress:
+        with _execution(engine, address, workers) as execute, ProgressDisplay(console) as progress:
             comparison = run_comparison(
                 experiments,
                 asked,
                 range(seeds),
                 folder,
                 attacks=attacks.value,
-                workers=workers,
+                execute=execute,
                 on_progress=progress.update,
                 title=f"Defenses compared on {what}",
             )
@@ -171,6 +189,18 @@ def compare(
     comparison.to_json(json)
     console.print(comparison_table(comparison, console.width))
     console.print(f"page: {html}   figures: {json}", soft_wrap=True)
+
+
+@contextmanager
+def _execution(engine: Engine, address: str | None, workers: int | None) -> Iterator[Execute]:
+    from aeppt.evaluation.kept_work import processes
+    from aeppt.serving.cluster import ray_cluster, ray_tasks
+
+    if engine is Engine.local:
+        yield processes(workers or 1)
+    else:
+        with ray_cluster(address, workers):
+            yield ray_tasks(workers)
 
 
 def comparison_table(comparison: Comparison, width: int) -> Table:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -16,6 +15,9 @@ from typing_extensions import Self
 
 from aeppt.evaluation.metrics import METRICS
 from aeppt.evaluation.results import SETTINGS, AuditReport, Estimate
+
+if TYPE_CHECKING:
+    from aeppt.serving.batch import Protection
 
 #: Width of one column of "50.0 [45–55]" and of the settings, with their padding.
 COLUMN_WIDTH = 15
@@ -90,11 +92,22 @@ def audit_table(report: AuditReport, width: int) -> Table:
     return table
 
 
-def protection_summary(summary: dict[str, Any], info: Any) -> None:
-    """Add one chunk's statuses and total L1 change to ``summary``."""
-    counts = summary.setdefault("status", Counter())
-    counts.update(info.status_counts())
-    summary["l1"] = summary.get("l1", 0.0) + float(info.l1.sum(dtype=np.float64))
+def protection_summary(done: Protection, destination: Path) -> str:
+    """One line: rows, statuses and distortion of what was done, and what was done before."""
+    parts = []
+    if done.files:
+        rows, statuses = done.totals.rows, done.totals.statuses
+        counts = ", ".join(f"{count:,} {name}" for name, count in statuses.items() if count)
+        parts.append(
+            f"{rows:,} rows protected: {destination} ({counts}; mean L1 change "
+            f"{done.totals.l1 / rows:.4f})"
+        )
+    if done.kept_files:
+        where = "" if done.files else f": {destination}"
+        parts.append(
+            f"{done.kept_rows:,} rows were finished before, in {done.kept_files:,} files{where}"
+        )
+    return "; ".join(parts)
 
 
 def _per_cent(estimate: Estimate) -> str:

@@ -21,7 +21,14 @@ from rich.logging import RichHandler
 
 from aeppt.cli.compare import compare
 from aeppt.cli.display import ProgressDisplay, audit_table, protection_summary
-from aeppt.cli.options import Attacks, AttacksOption
+from aeppt.cli.options import (
+    AddressOption,
+    Attacks,
+    AttacksOption,
+    Engine,
+    EngineOption,
+    check_address,
+)
 from aeppt.cli.serve import serve
 from aeppt.files import check_folders, write_atomically
 
@@ -148,41 +155,47 @@ def key(
 
 @app.command()
 def protect(
-    source: Annotated[Path, typer.Argument(help="Predictions to protect.")],
-    destination: Annotated[Path, typer.Argument(help="Where the protected ones go.")],
+    source: Annotated[
+        Path, typer.Argument(help="Predictions to protect: a file, or a folder of Parquet files.")
+    ],
+    destination: Annotated[Path, typer.Argument(help="Where the protected ones go; likewise.")],
     defense: Annotated[Path, typer.Option(help="A saved defense.")],
     key_file: Annotated[
         Path | None,
-        typer.Option(help="A secret key, made by aeppt key, in place of the defense's own."),
+        typer.Option(
+            help="A secret key, made by aeppt key, in place of the defense's own; or in the "
+            "environment, as AEPPT_KEY."
+        ),
+    ] = None,
+    engine: EngineOption = Engine.local,
+    address: AddressOption = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Of --engine ray, files at once; one per processor if not given.", min=1),
     ] = None,
 ) -> None:
-    """Protect a file of predictions; Parquet and CSV are streamed, so they may exceed memory."""
-    from aeppt import load_defense
-    from aeppt.data.tables import count_rows, protect_file
+    """Protect a file of predictions, or a folder of files, in chunks: they may exceed memory.
 
-    fitted = load_defense(defense)
-    if key_file is not None:
-        fitted = _with_key_of(key_file, fitted)
-    total = count_rows(source)
-    summary: dict[str, Any] = {}
+    Of a folder, a second run does what is left.
+    """
+    from aeppt.defenses import find_key
+    from aeppt.serving.batch import protect_files
 
-    def protect_chunk(probs: Any) -> Any:
-        protected, info = fitted.protect(probs, return_info=True)
-        protection_summary(summary, info)
-        return protected
-
+    check_address(engine, address)
+    if workers is not None and engine is not Engine.ray:
+        raise ValueError("--workers needs --engine ray")
     with ProgressDisplay(console) as progress:
-        rows = protect_file(
+        done = protect_files(
             source,
             destination,
-            protect_chunk,
-            lambda done: progress.update("protecting rows", done, total or 0),
+            defense,
+            find_key(key_file),
+            engine.value,
+            address,
+            workers,
+            progress.update,
         )
-    statuses = ", ".join(f"{count:,} {name}" for name, count in summary["status"].items() if count)
-    console.print(
-        f"{rows:,} rows protected: {destination} ({statuses}; mean L1 change "
-        f"{summary['l1'] / rows:.4f})"
-    )
+    console.print(protection_summary(done, destination))
 
 
 @app.command()
@@ -262,15 +275,6 @@ def info() -> None:
         console.print(f"[bold]{name:>9}[/]  {fact}", highlight=False, soft_wrap=True)
 
 
-def _with_key_of(file: Path, fitted: Any) -> Any:
-    from aeppt.defenses import read_key, with_key
-
-    try:
-        return with_key(fitted, read_key(file.read_bytes()))
-    except ValueError as error:
-        raise ValueError(f"--key-file {file}: {error}") from error
-
-
 def _finish(report: Any, defense: Any, html: Path, json: Path) -> None:
     from aeppt.evaluation import with_latency
 
@@ -287,7 +291,7 @@ def main() -> None:
     warnings.simplefilter("default")
     try:
         app(args=[argument for argument in sys.argv[1:] if argument != "--debug"])
-    except (OSError, TypeError, ValueError) as error:
+    except (ImportError, OSError, TypeError, ValueError) as error:
         if debug:
             raise
         message = " ".join(str(error).split())

@@ -139,7 +139,8 @@ def serve(
         bool,
         typer.Option(
             "--constant-time",
-            help="Refuse a defense whose work depends on the row.",
+            help="Hold each answer for a time that depends on its number of rows alone; refuse "
+            "a defense that takes more steps on some rows.",
             rich_help_panel=SECURITY,
         ),
     ] = False,

@@ -7,7 +7,7 @@ columns ``p0`` … ``p{k-1}``, ``label`` and ``is_member``; other columns are ca
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,9 @@ from aeppt_ext import reference
 
 #: Rows are read, protected and written in chunks of about this many probabilities.
 CHUNK_ELEMENTS = 1_000_000
+
+#: Bytes of each column that are read ahead of a Parquet file.
+READ_AHEAD = 65_536
 
 SUFFIXES = (".npz", ".parquet", ".csv")
 
@@ -106,12 +109,13 @@ def protect_file(
     destination: str | Path,
     protect: Callable[[NDArray[np.floating]], NDArray[np.floating]],
     on_rows: OnRows | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> int:
     """Protect the probabilities of a file, chunk by chunk, and write them to another.
 
     Memory stays bounded for Parquet and CSV; an ``.npz`` file is read whole. The destination
     appears complete or not at all, in the format of its own suffix (Parquet and CSV convert into
-    each other). Returns the number of rows.
+    each other) with ``metadata`` added where that is Parquet. Returns the number of rows.
 
     Raises
     ------
@@ -142,11 +146,11 @@ def protect_file(
                 with reading(source):
                     given = _probabilities(table)
                 probs = _protected(given, done, source, protect)
-                for j in range(probs.shape[1]):
-                    at = table.schema.get_field_index(f"p{j}")
-                    table = table.set_column(at, f"p{j}", pa.array(probs[:, j]))
+                table = _with_probabilities(table, probs)
                 if writer is None:
-                    writer = _writer(destination, temporary, table.schema)
+                    kept = {**(table.schema.metadata or {}), **(metadata or {})}
+                    schema = table.schema.with_metadata(kept)
+                    writer = _writer(destination, temporary, schema)
                 writer.write_table(table)
                 done += len(table)
                 tell(done)
@@ -205,11 +209,22 @@ def _probabilities(table: pa.Table) -> NDArray[np.floating]:
     return probs
 
 
+def _with_probabilities(table: pa.Table, probs: NDArray[np.floating]) -> pa.Table:
+    """The table with ``probs`` [n, k] in the places of its columns p0 … p{k-1}."""
+    columns, fields = table.columns, list(table.schema)
+    for j, column in enumerate(np.ascontiguousarray(probs.T)):  # Arrow takes each as it lies
+        at = table.schema.get_field_index(f"p{j}")
+        columns[at] = pa.array(column)
+        fields[at] = pa.field(f"p{j}", columns[at].type)
+    return pa.table(columns, schema=pa.schema(fields, metadata=table.schema.metadata))
+
+
 def _batches(path: Path) -> Iterator[pa.RecordBatch]:
     with reading(path):
         if path.suffix == ".parquet":
-            # Without pre_buffer, which keeps every row group that was read.
-            with pa.parquet.ParquetFile(path, pre_buffer=False) as file:
+            # Without pre_buffer, which keeps every row group that was read; and with a buffer, or a
+            # row group would be read whole, which may be the whole file.
+            with pa.parquet.ParquetFile(path, pre_buffer=False, buffer_size=READ_AHEAD) as file:
                 rows = max(1, CHUNK_ELEMENTS // max(1, len(file.schema_arrow)))
                 yield from file.iter_batches(batch_size=rows)
             return

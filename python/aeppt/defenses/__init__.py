@@ -5,7 +5,7 @@ from aeppt.defenses.aeppt import AEPPT
 from aeppt.defenses.base import OutputDefense, ProtectionInfo
 from aeppt.defenses.dynanoise import DynaNoise
 from aeppt.defenses.hamp import HAMPOutput
-from aeppt.defenses.keyed_random import read_key, with_key
+from aeppt.defenses.keyed_random import find_key, read_key, with_key
 from aeppt.defenses.memguard import MemGuard
 from aeppt.defenses.neighborhood_blending import NeighborhoodBlending
 from aeppt.defenses.noise import GaussianNoise, ReverseSigmoid
@@ -33,6 +33,7 @@ __all__ = [
     "Temperature",
     "TopK",
     "Undefended",
+    "find_key",
     "load_defense",
     "read_key",
     "with_key",

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import os
 import re
 import secrets
 from numbers import Integral
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,6 +27,8 @@ from aeppt.defenses.base import OutputDefense
 from aeppt.defenses.rows import logits
 
 KEY_BYTES = 32
+#: Of the environment: a key in hexadecimal, for who cannot give a file.
+KEY_VARIABLE = "AEPPT_KEY"
 HEXADECIMAL = re.compile(rb"[0-9a-fA-F]{64}\r?\n?")
 #: The logarithms of a row are rounded to multiples of this many nats before they are hashed:
 #: replicas that compute a row with other rounding errors still agree on its numbers. Logarithms,
@@ -61,6 +65,30 @@ def read_key(content: bytes) -> bytes:
         f"a key is {2 * KEY_BYTES} hexadecimal digits or {KEY_BYTES} raw bytes, got "
         f"{len(content)} bytes that are neither; `aeppt key FILE` makes one"
     )
+
+
+def find_key(file: Path | None) -> bytes | None:
+    """The key [32] in a file or, with none given, in the environment as ``AEPPT_KEY``, or None.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        What is there is no key; the message names the place and never the content.
+    """
+    if file is None:
+        place, content = KEY_VARIABLE, os.environ.get(KEY_VARIABLE, "").encode()
+        if not content:
+            return None
+    else:
+        if not file.is_file():
+            raise FileNotFoundError(f"there is no key at {file}; `aeppt key FILE` makes one")
+        place, content = str(file), file.read_bytes()
+    try:
+        return read_key(content)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from None
 
 
 def with_key(defense: OutputDefense, key: bytes) -> OutputDefense:

@@ -30,7 +30,14 @@ from aeppt.defenses.base import OutputDefense, seeded
 from aeppt.evaluation.experiment import Experiment
 from aeppt.evaluation.fingerprint import fingerprint
 from aeppt.evaluation.harness import Progress, audit
-from aeppt.evaluation.kept_work import Piece, finish, load_json, save_json
+from aeppt.evaluation.kept_work import (
+    Execute,
+    Piece,
+    finish,
+    load_json,
+    processes,
+    save_json,
+)
 from aeppt.evaluation.metrics import METRICS
 from aeppt.evaluation.utility import with_latency
 from aeppt.files import write_atomically
@@ -211,6 +218,7 @@ def compare(
     workers: int = 1,
     on_progress: Progress | None = None,
     title: str = "Defenses compared",
+    execute: Execute | None = None,
 ) -> Comparison:
     """Audit every contender with every seed, and set them side by side.
 
@@ -244,6 +252,9 @@ def compare(
         ``folder`` count.
     title : str
         What the comparison is headed.
+    execute : callable or None
+        Does the work in place of ``workers`` processes here, such as
+        :func:`aeppt.serving.cluster.ray_tasks`; results are the same.
 
     Returns
     -------
@@ -260,6 +271,7 @@ def compare(
         dict.fromkeys(product(experiments, defenses) if contenders is None else contenders)
     )
     _check(experiments, defenses, chosen, seeds, attacks, workers)
+    execute = execute or processes(workers)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     places = [
@@ -274,7 +286,7 @@ def compare(
             on_progress(what, done, total)
 
     makers = {place: _training(place, experiments, folder) for place in places}
-    finish([maker for maker in makers.values() if isinstance(maker, Piece)], workers, tell)
+    finish([maker for maker in makers.values() if isinstance(maker, Piece)], execute, tell)
     sources = {place: _source(maker) for place, maker in makers.items()}
 
     cells, timings = {}, {}
@@ -299,8 +311,8 @@ def compare(
                     save_json,
                     load_json,
                 )
-    finish(list(cells.values()), workers, tell)
-    finish(list(timings.values()), 1, tell)
+    finish(list(cells.values()), execute, tell)
+    finish(list(timings.values()), processes(1), tell)
 
     audits = {cell: piece.load(piece.file) for cell, piece in cells.items()}
     latencies = {cell: piece.load(piece.file) for cell, piece in timings.items()}
@@ -387,11 +399,28 @@ def _training(
 
 def _source(maker: Piece | Experiment) -> _Source:
     if isinstance(maker, Piece):
-        load, experiment = partial(Experiment.load, maker.file), Experiment.load(maker.file)
+        load: Callable[[], Experiment] = _KeptExperiment(maker.file)
     else:
-        load, experiment = partial(_itself, maker), maker
+        load = partial(_itself, maker)
+    experiment = load()
     predictions = (experiment.known, experiment.target, experiment.shadow, experiment.shadows)
     return _Source(load, fingerprint(predictions), experiment.training_seconds)
+
+
+@dataclass(frozen=True)
+class _KeptExperiment:
+    """Reads an experiment from its file; sent to a worker, it takes the content along.
+
+    The worker may be on another machine, which has no such file.
+    """
+
+    file: Path
+
+    def __call__(self) -> Experiment:
+        return Experiment.load(self.file)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return partial, (_itself, self())
 
 
 def _itself(experiment: Experiment) -> Experiment:

@@ -7,9 +7,10 @@ import json
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,6 +20,9 @@ from joblib import Parallel, delayed  # type: ignore[import-untyped]
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from aeppt.files import write_atomically
+
+#: Calls functions, in any order and maybe in other processes; yields what each returns once it has.
+Execute = Callable[[Iterable[Callable[[], Any]]], Iterator[Any]]
 
 
 @dataclass(frozen=True)
@@ -38,18 +42,18 @@ class Piece:
 
 
 def finish(
-    pieces: Sequence[Piece], workers: int, on_finished: Callable[[str], None] | None = None
+    pieces: Sequence[Piece], execute: Execute, on_finished: Callable[[str], None] | None = None
 ) -> None:
     """Make every piece that has no file yet, or a damaged one, and leave the others as they are.
 
-    A worker is a process with one thread, for which results are the same however many there are;
-    one worker alone is this process. An interruption stops the work and loses only pieces that were
-    not finished.
+    A piece is made on one thread, for which results are the same wherever that is; this process
+    writes the files. An interruption stops the work and loses only pieces that were not finished.
 
     Parameters
     ----------
     pieces : sequence of Piece
-    workers : int
+    execute : callable
+        Such as :func:`processes`.
     on_finished : callable or None
         Called with what was finished, in any order; also for pieces that were there.
 
@@ -65,17 +69,28 @@ def finish(
             tell(piece.what)
         else:
             missing.append(piece)
-    parallel = Parallel(
-        n_jobs=workers,
-        backend="loky",
-        return_as="generator_unordered",
-        max_nbytes=None,
-        # An interruption is this process's to heed; it then ends the others.
-        initializer=signal.signal,
-        initargs=(signal.SIGINT, signal.SIG_IGN),
-    )
-    for what in parallel(delayed(_make)(piece) for piece in missing):
-        tell(what)
+    calls = [partial(_made, i, piece.what, piece.make) for i, piece in enumerate(missing)]
+    for i, made in execute(calls):
+        missing[i].save(made, missing[i].file)
+        tell(missing[i].what)
+
+
+def processes(workers: int) -> Execute:
+    """Work in that many processes at once; one alone is this process."""
+
+    def execute(calls: Iterable[Callable[[], Any]]) -> Iterator[Any]:
+        parallel = Parallel(
+            n_jobs=workers,
+            backend="loky",
+            return_as="generator_unordered",
+            max_nbytes=None,
+            # An interruption is this process's to heed; it then ends the others.
+            initializer=signal.signal,
+            initargs=(signal.SIGINT, signal.SIG_IGN),
+        )
+        yield from parallel(delayed(call)() for call in calls)
+
+    return execute
 
 
 def save_json(content: Any, path: Path) -> None:
@@ -111,15 +126,13 @@ def _is_kept(piece: Piece) -> bool:
     return True
 
 
-def _make(piece: Piece) -> str:
+def _made(i: int, what: str, make: Callable[[], Any]) -> tuple[int, Any]:
     try:
         with _one_thread(), _interruptible():
-            made = piece.make()
+            return i, make()
     except Exception as error:
         said = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        raise ValueError(f"{piece.what}: {said}") from error
-    piece.save(made, piece.file)
-    return piece.what
+        raise ValueError(f"{what}: {said}") from error
 
 
 @contextmanager

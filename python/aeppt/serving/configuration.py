@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from aeppt.defenses import OutputDefense, load_defense
+from aeppt.defenses import OutputDefense, find_key, load_defense, with_key
 from aeppt.serving.outputs import Kind
 
-KEY_VARIABLE = "AEPPT_KEY"
 MIN_API_KEY = 16  # characters; a shorter one can be guessed
 NUMBER_BYTES = 32  # of a float64 in JSON, with all its digits and what separates it
 
@@ -150,11 +148,9 @@ class Configuration:
             that must not be.
         """
         defense = load_defense(self.defense)
-        key = self._key()
+        key = find_key(self.key_file)
         if key is not None:
-            from aeppt.defenses.keyed_random import read_key, with_key
-
-            defense = with_key(defense, read_key(key))
+            defense = with_key(defense, key)
         search = getattr(defense.module_, "options", None)
         if self.constant_time and search is not None and not search.constant_time:
             raise ValueError(
@@ -163,12 +159,6 @@ class Configuration:
                 "not search, such as PrivacyFunnel"
             )
         return defense
-
-    def _key(self) -> bytes | None:
-        if self.key_file is not None:
-            return self.key_file.read_bytes()
-        variable = os.environ.get(KEY_VARIABLE)
-        return variable.encode() if variable else None
 
     def api_keys(self) -> ApiKeys:
         """The accepted API keys.

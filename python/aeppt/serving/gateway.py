@@ -8,6 +8,7 @@ hands out what a predictor said.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ from kserve.utils.numpy_codec import from_np_dtype
 from numpy.typing import NDArray
 
 from aeppt.serving.outputs import Protection, Release
+from aeppt.serving.pacing import Pace
 from aeppt.serving.predictors import Predictor, Specs
 from aeppt.serving.refusals import Reason, RefusedError, invalid, unusable
 from aeppt.serving.telemetry import Metrics
@@ -41,6 +43,8 @@ class Gateway(Model):
         Where the work is counted.
     max_rows : int
         The most rows that a request may have.
+    pace : Pace or None
+        How long answers are held, so that their time tells nothing; None, and they are not.
     """
 
     def __init__(
@@ -50,12 +54,14 @@ class Gateway(Model):
         release: Release,
         metrics: Metrics,
         max_rows: int,
+        pace: Pace | None = None,
     ) -> None:
         super().__init__(name)
         self._predictor = predictor
         self._release = release
         self._metrics = metrics
         self._max_rows = max_rows
+        self._pace = pace
         self.ready = True
 
     async def __call__(
@@ -108,7 +114,11 @@ class Gateway(Model):
         return {"predictions": released}
 
     async def _protected(self, protect: partial[tuple[Any, Protection]], size: int) -> Any:
-        return protect() if size <= INLINE_SIZE else await asyncio.to_thread(protect)
+        started = time.perf_counter()
+        released = protect() if size <= INLINE_SIZE else await asyncio.to_thread(protect)
+        if self._pace is not None:
+            await self._pace.hold(started, released[1].rows)
+        return released
 
     async def healthy(self) -> bool:
         """Whether the predictor can be asked."""

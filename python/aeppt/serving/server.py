@@ -20,6 +20,7 @@ from aeppt.serving.configuration import ApiKeys, Configuration
 from aeppt.serving.gateway import Gateway
 from aeppt.serving.grpc_service import GatewayInterceptor, GatewayService
 from aeppt.serving.outputs import Release
+from aeppt.serving.pacing import Pace
 from aeppt.serving.predictors import connect
 from aeppt.serving.rest import RestApplication
 from aeppt.serving.telemetry import Metrics, configure_logging, log
@@ -57,7 +58,12 @@ async def _serve(configuration: Configuration) -> None:
         )
         metrics = Metrics()
         gateway = Gateway(
-            configuration.model_name, predictor, release, metrics, configuration.max_rows
+            configuration.model_name,
+            predictor,
+            release,
+            metrics,
+            configuration.max_rows,
+            Pace.of(defense) if configuration.constant_time else None,
         )
         await _listen_and_answer(configuration, gateway, api_keys, metrics)
     finally:
