@@ -80,21 +80,26 @@ class Fake:
     def __init__(self) -> None:
         self.answer: Iterable[bytes] = [b""]
         self.received = b""
+        self.drops_the_next = False  # of a connection's requests, after the first
         fake = self
 
         class Handler(socketserver.StreamRequestHandler):
             def handle(self) -> None:
+                fake.received = self._request()
+                with contextlib.suppress(OSError):
+                    for part in fake.answer:
+                        self.wfile.write(part)
+                if fake.drops_the_next:
+                    self._request()
+
+            def _request(self) -> bytes:
                 head = b""
                 while not head.endswith(b"\r\n\r\n") and (line := self.rfile.readline()):
                     head += line
                 lengths = [
                     line for line in head.lower().split(b"\r\n") if b"content-length" in line
                 ]
-                body = self.rfile.read(int(lengths[0].split(b":")[1]) if lengths else 0)
-                fake.received = head + body
-                with contextlib.suppress(OSError):
-                    for part in fake.answer:
-                        self.wfile.write(part)
+                return head + self.rfile.read(int(lengths[0].split(b":")[1]) if lengths else 0)
 
         class Server(socketserver.ThreadingTCPServer):
             daemon_threads, allow_reuse_address = True, True
@@ -229,6 +234,17 @@ def test_answers_that_do_not_end(
     status, answered = curl(url, v2_request(rows))
     assert status == 502
     assert str(limit) in answered["error"]
+
+
+def test_a_kept_connection_that_was_closed(
+    before_fake: Any, fake: Fake, curl: Curl, rows: NDArray
+) -> None:
+    good = response(rows)
+    fake.answer = [b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(good), good]
+    fake.drops_the_next = True
+    url = f"{before_fake.http}/v2/models/model/infer"
+    assert [curl(url, v2_request(rows))[0] for _ in range(3)] == [200, 200, 200]
+    fake.drops_the_next = False
 
 
 def test_a_compressed_answer_is_not_opened(

@@ -148,7 +148,7 @@ def test_a_model_server_that_is_killed(
     ways = [way(address) for gateway in gateways for way, address in ways_in(gateway)]
     with Load(ways, defense) as load:
         load.wait_for(lambda status: status == 200)
-        for _ in range(2):
+        for _ in range(3):
             model_server.kill()
             load.wait_for(lambda status: status in CLEAR)
             model_server.start()
