@@ -239,7 +239,7 @@ def start(defense_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 @pytest.fixture(scope="session")
 def rest(start: Start, predictor: tuple[str, str], curl: Curl) -> Server:
     """A gateway that asks over REST, with small limits."""
-    limits = ("--timeout", 2, "--max-rows", 64, "--max-request-bytes", 100_000)
+    limits = ("--timeout", 4, "--max-rows", 64, "--max-request-bytes", 100_000)
     server = start("--predictor", predictor[0], "--output", "probs", *limits)
     _wait_until_ready(server, curl)
     return server
@@ -249,7 +249,7 @@ def rest(start: Start, predictor: tuple[str, str], curl: Curl) -> Server:
 def grpc(start: Start, predictor: tuple[str, str], curl: Curl) -> Server:
     """A gateway that asks over gRPC, and lets out the embedding too."""
     server = start(
-        *("--predictor", predictor[1], "--predictor-protocol", "grpc-v2", "--timeout", 2),
+        *("--predictor", predictor[1], "--predictor-protocol", "grpc-v2", "--timeout", 4),
         *("--output", "probs", "--allow-output", "embedding"),
     )
     _wait_until_ready(server, curl)
