@@ -269,7 +269,9 @@ def test_binary_tensors(
             return
         released = probabilities(response)
         connection.close()
-        directly.request("POST", INFER, body, headers)
+        in_binary = json.dumps(request | {"parameters": {"binary_data_output": True}}).encode()
+        headers = {"Inference-Header-Content-Length": str(len(in_binary))}
+        directly.request("POST", INFER, in_binary + body[len(head) :], headers)
         bare = probabilities(directly.getresponse())
         directly.close()
         np.testing.assert_array_equal(released, defense.protect(bare.reshape(-1, 5)))
