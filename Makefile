@@ -26,10 +26,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 demo: setup
 	$(BIN)/aeppt demo
 
-# From tests/, so that the installed package is imported and not the source tree.
+# From tests/, so that the installed package is imported and not the source tree. Two files of tests
+# at a time, each on one thread: most tests are too small for more.
+PYTEST := OMP_NUM_THREADS=1 ../$(BIN)/pytest -c ../pyproject.toml --rootdir .. -n 2 --dist loadfile
 test: setup
-	cd tests && ../$(BIN)/pytest -c ../pyproject.toml --rootdir .. -m "not slow" .
-	cd tests && ../$(BIN)/pytest -c ../pyproject.toml --rootdir .. -m slow .
+	cd tests && $(PYTEST) -m "not slow" .
+	cd tests && $(PYTEST) -m slow .
 
 bench: setup
 	mkdir -p build

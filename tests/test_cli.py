@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 import aeppt.data.download
 from aeppt import AEPPT, AdaptiveAEPPT, Predictions, PrivacyFunnel, load_defense
@@ -43,6 +44,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     def call(*arguments: object) -> Ended:
         monkeypatch.setattr(sys, "argv", ["aeppt", *map(str, arguments)])
         monkeypatch.setenv("COLUMNS", "250")
+        # Made anew: a console that is there already may have taken its width from elsewhere.
+        monkeypatch.setattr(sys.modules["aeppt.cli.main"], "console", Console())
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             main()
