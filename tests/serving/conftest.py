@@ -118,12 +118,36 @@ def rows() -> NDArray[np.float32]:
 
 @pytest.fixture(scope="session")
 def predictor() -> Iterator[tuple[str, str]]:
-    """The addresses of a kserve model server, REST and gRPC; see ``predictor.py``."""
-    ports = free_port(), free_port()
-    process = forked("predictor.py", ports)
-    yield f"127.0.0.1:{ports[0]}", f"127.0.0.1:{ports[1]}"
-    process.kill()
-    process.join()
+    """The addresses of the model server that tests share, REST and gRPC."""
+    model_server = ModelServer()
+    yield model_server.http, model_server.grpc
+    model_server.kill()
+
+
+class ModelServer:
+    """A process of ``predictor.py`` that can be started again on its ports."""
+
+    def __init__(self) -> None:
+        self._ports = free_port(), free_port()
+        self.http, self.grpc = (f"127.0.0.1:{port}" for port in self._ports)
+        self.start()
+
+    def start(self) -> None:
+        """Start it; it listens a moment later."""
+        self._process = forked("predictor.py", self._ports)
+
+    def kill(self) -> None:
+        """End it at once, whatever it does."""
+        self._process.kill()
+        self._process.join()
+
+
+@pytest.fixture
+def model_server() -> Iterator[ModelServer]:
+    """A model server of the test's own."""
+    server = ModelServer()
+    yield server
+    server.kill()
 
 
 def free_port() -> int:
@@ -197,13 +221,13 @@ Start = Callable[..., Server]
 
 @pytest.fixture(scope="session")
 def start(defense_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
-    """``start(*arguments)``: a gateway with these options of ``aeppt serve``."""
+    """``start(*arguments, host=)``: a gateway with these options of ``aeppt serve``."""
     running: list[Server] = []
 
-    def call(*arguments: object) -> Server:
+    def call(*arguments: object, host: str = "127.0.0.1") -> Server:
         log = tmp_path_factory.mktemp("gateway") / "log"
         given = ["--defense", str(defense_file), *map(str, arguments)]
-        running.append(Server(given, log))
+        running.append(Server(given, log, host))
         return running[-1]
 
     yield call
@@ -215,7 +239,7 @@ def start(defense_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 @pytest.fixture(scope="session")
 def rest(start: Start, predictor: tuple[str, str], curl: Curl) -> Server:
     """A gateway that asks over REST, with small limits."""
-    limits = ("--timeout", 2, "--max-rows", 64, "--max-request-bytes", 100_000)
+    limits = ("--timeout", 4, "--max-rows", 64, "--max-request-bytes", 100_000)
     server = start("--predictor", predictor[0], "--output", "probs", *limits)
     _wait_until_ready(server, curl)
     return server
@@ -225,7 +249,7 @@ def rest(start: Start, predictor: tuple[str, str], curl: Curl) -> Server:
 def grpc(start: Start, predictor: tuple[str, str], curl: Curl) -> Server:
     """A gateway that asks over gRPC, and lets out the embedding too."""
     server = start(
-        *("--predictor", predictor[1], "--predictor-protocol", "grpc-v2", "--timeout", 2),
+        *("--predictor", predictor[1], "--predictor-protocol", "grpc-v2", "--timeout", 4),
         *("--output", "probs", "--allow-output", "embedding"),
     )
     _wait_until_ready(server, curl)

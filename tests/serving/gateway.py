@@ -7,9 +7,7 @@ import sys
 
 from aeppt.cli import main
 
-arguments: list[str]  # given by who runs this
-
-log, *given = arguments
+log, *given = arguments  # noqa: F821  given by who runs this
 os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT), 2)
 sys.argv = ["aeppt", "serve", *given]
 main()

@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,8 +20,6 @@ from numpy.typing import NDArray
 
 SECRET = "a text that holds an input"
 WEIGHTS = np.random.default_rng(0).normal(size=(3, 5))
-
-arguments: list[str]  # given by who runs this
 
 
 class Rows(Model):  # type: ignore[misc]
@@ -100,7 +96,10 @@ class Classifier(Rows):
     async def predict(self, payload: Any, *_: Any) -> Any:
         if isinstance(payload, InferRequest):
             return await self.infer(payload)
-        return {"predictions": probabilities(payload["instances"]).tolist()}
+        instances = payload["instances"]
+        if not all(isinstance(instance, list) for instance in instances):
+            raise InvalidInput("the instances are not rows")
+        return {"predictions": probabilities(instances).tolist()}
 
     async def infer(self, request: InferRequest) -> InferResponse:
         (tensor,) = request.inputs if len(request.inputs) == 1 else (None,)
@@ -126,11 +125,12 @@ def probabilities(features: Any) -> NDArray[np.float64]:
     return scores / scores.sum(axis=-1, keepdims=True)
 
 
-http_port, grpc_port = map(int, arguments)
+http_port, grpc_port = map(int, arguments)  # noqa: F821  given by who runs this
 models = [Rows("model"), Classifier("classifier")]
 for model in models:
     model.load()
-sys.stdout = sys.stderr = Path(os.devnull).open("w")
+for stream in (1, 2):  # an access log among others
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
 server = ModelServer(
     http_port=http_port, grpc_port=grpc_port, enable_latency_logging=False, grace_period=1
 )

@@ -97,7 +97,7 @@ def test_requests_at_once_do_not_mix(
 @pytest.fixture(scope="module")
 def v1(start: Any, predictor: tuple[str, str]) -> Any:
     protocol = ("--predictor-protocol", "v1", "--output", "probs")
-    return start("--predictor", predictor[0], *protocol, "--timeout", 2, "--max-rows", 8)
+    return start("--predictor", predictor[0], *protocol, "--timeout", 4, "--max-rows", 8)
 
 
 def test_v1_rows_and_objects(v1: Any, curl: Curl, rows: NDArray, defense: PrivacyFunnel) -> None:

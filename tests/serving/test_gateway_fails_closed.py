@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
+import itertools
 import json
+import socket
 import socketserver
+import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc as grpc_package
@@ -15,6 +21,8 @@ import pytest
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 from numpy.typing import NDArray
+
+from aeppt import PrivacyFunnel
 
 SECRET = "a text that holds an input"
 Curl = Callable[..., tuple[int, Any]]
@@ -57,34 +65,44 @@ def test_a_faulty_answer_does_not_leave(
 ) -> None:
     http_status, grpc_status = FAULTS[fault]
     started = time.monotonic()
-    status, answer = curl(f"{gateway.http}/v2/models/model/infer", v2_request(rows, id=fault))
+    url = f"{gateway.http}/v2/models/model/infer"
+    with ThreadPoolExecutor(1) as thread:
+        asked = thread.submit(curl, url, v2_request(rows, id=fault))
+        with pytest.raises(Exception, match=grpc_status) as raised:
+            infer(gateway, "grpc", rows, id=fault)
+        status, answer = asked.result()
     assert (status, is_refusal(answer, rows)) == (http_status, True), answer
-    with pytest.raises(Exception, match=grpc_status) as raised:
-        infer(gateway, "grpc", rows, id=fault)
     assert is_refusal({"error": str(raised.value)}, rows)
-    assert time.monotonic() - started < 15  # twice the time limit, and room
-    assert curl(f"{gateway.http}/v2/models/model/infer", v2_request(rows))[0] == 200
+    assert time.monotonic() - started < 15  # the time limit, and room
+    assert curl(url, v2_request(rows))[0] == 200
 
 
 class Fake:
     """A server that answers every connection with the same bytes, and keeps what it was sent."""
 
     def __init__(self) -> None:
-        self.answer = b""
+        self.answer: Iterable[bytes] = [b""]
         self.received = b""
+        self.drops_the_next = False  # of a connection's requests, after the first
         fake = self
 
         class Handler(socketserver.StreamRequestHandler):
             def handle(self) -> None:
+                fake.received = self._request()
+                with contextlib.suppress(OSError):
+                    for part in fake.answer:
+                        self.wfile.write(part)
+                if fake.drops_the_next:
+                    self._request()
+
+            def _request(self) -> bytes:
                 head = b""
                 while not head.endswith(b"\r\n\r\n") and (line := self.rfile.readline()):
                     head += line
                 lengths = [
                     line for line in head.lower().split(b"\r\n") if b"content-length" in line
                 ]
-                body = self.rfile.read(int(lengths[0].split(b":")[1]) if lengths else 0)
-                fake.received = head + body
-                self.wfile.write(fake.answer)
+                return head + self.rfile.read(int(lengths[0].split(b":")[1]) if lengths else 0)
 
         class Server(socketserver.ThreadingTCPServer):
             daemon_threads, allow_reuse_address = True, True
@@ -96,7 +114,7 @@ class Fake:
     def reply(self, body: bytes, status: str = "200 OK", *headers: str) -> None:
         """Answer with this from now on."""
         lines = [f"HTTP/1.1 {status}", f"content-length: {len(body)}", "connection: close"]
-        self.answer = "\r\n".join([*lines, *headers, "", ""]).encode() + body
+        self.answer = ["\r\n".join([*lines, *headers, "", ""]).encode(), body]
 
     def close(self) -> None:
         """Stop listening."""
@@ -113,7 +131,8 @@ def fake() -> Iterator[Fake]:
 
 @pytest.fixture(scope="module")
 def before_fake(start: Any, fake: Fake) -> Any:
-    return start("--predictor", fake.address, "--output", "probs", "--timeout", 2)
+    limits = ("--timeout", 4, "--max-rows", 64, "--max-request-bytes", 100_000)
+    return start("--predictor", fake.address, "--output", "probs", *limits)
 
 
 def response(rows: NDArray, **changes: Any) -> bytes:
@@ -169,11 +188,194 @@ def test_garbage_does_not_leave(before_fake: Any, fake: Fake, curl: Curl, rows: 
         fake.reply(SECRET.encode(), status_line, "location: http://127.0.0.1:1/")
         status, answer = curl(url, v2_request(one))
         assert (status, is_refusal(answer, one)) == (expected, True), status_line
-    fake.answer = b"\x00\xff not HTTP\r\n\r\n"
+    fake.answer = [b"\x00\xff not HTTP\r\n\r\n"]
     assert curl(url, v2_request(one))[0] == 502
-    fake.answer = b""
+    fake.answer = []
     assert curl(url, v2_request(one))[0] == 503
     assert SECRET not in before_fake.text
+
+
+def test_answers_that_do_not_end(
+    before_fake: Any, fake: Fake, curl: Curl, rows: NDArray, defense: PrivacyFunnel
+) -> None:
+    url = f"{before_fake.http}/v2/models/model/infer"
+    good = response(rows)
+    chunked = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+    longer = f"HTTP/1.1 200 OK\r\ncontent-length: {len(good) + 1}\r\n\r\n".encode()
+    space = b"1000\r\n" + b" " * 0x1000 + b"\r\n"
+    whole = b"%x\r\n%s\r\n" % (len(good), good)
+
+    def drip() -> Iterator[bytes]:
+        yield chunked + whole
+        while True:
+            time.sleep(0.1)
+            yield b"1\r\n \r\n"
+
+    for answer, expected in (
+        ([chunked, whole, b"0\r\n\r\n"], {200}),
+        ([chunked, whole], {502}),
+        ([chunked, b"zz\r\n", good], {502, 504}),  # aiohttp may wait after what is no chunk
+        (itertools.chain([chunked, whole], itertools.repeat(space)), {502}),
+        ([longer, good], {502}),
+        (itertools.chain([b"HTTP/1.1 200 OK\r\n"], itertools.repeat(b"x: y\r\n")), {502}),
+        (drip(), {504}),
+    ):
+        fake.answer = answer
+        started = time.monotonic()
+        status, answered = curl(url, v2_request(rows))
+        assert status in expected
+        assert time.monotonic() - started < 10
+        if status == 200:
+            data = np.array(answered["outputs"][0]["data"], np.float32)
+            np.testing.assert_array_equal(data, defense.protect(rows).ravel())
+        else:
+            assert is_refusal(answered, rows)
+    limit = 64 * 5 * 32 + 100_000  # what 64 rows of five classes may take, and a request
+    fake.reply(good + b" " * (limit - len(good)))
+    assert curl(url, v2_request(rows))[0] == 200
+    fake.reply(good + b" " * (limit - len(good) + 1))
+    status, answered = curl(url, v2_request(rows))
+    assert status == 502
+    assert str(limit) in answered["error"]
+
+
+def test_a_kept_connection_that_was_closed(
+    before_fake: Any, fake: Fake, curl: Curl, rows: NDArray
+) -> None:
+    good = response(rows)
+    fake.answer = [b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(good), good]
+    fake.drops_the_next = True
+    url = f"{before_fake.http}/v2/models/model/infer"
+    assert [curl(url, v2_request(rows))[0] for _ in range(3)] == [200, 200, 200]
+    fake.drops_the_next = False
+
+
+def test_a_compressed_answer_is_not_opened(
+    before_fake: Any, fake: Fake, curl: Curl, rows: NDArray
+) -> None:
+    bomb = gzip.compress(response(rows) + b" " * 50_000_000, compresslevel=1)
+    for body in (gzip.compress(response(rows)), bomb):
+        fake.reply(body, "200 OK", "content-encoding: gzip")
+        status, answered = curl(f"{before_fake.http}/v2/models/model/infer", v2_request(rows))
+        assert (status, is_refusal(answered, rows)) == (502, True)
+
+
+def test_redirections_are_not_followed(before_fake: Any, fake: Fake, curl: Curl) -> None:
+    with contextlib.closing(Fake()) as elsewhere:
+        fake.reply(b"{}", "307 Elsewhere", f"location: http://{elsewhere.address}/")
+        for path, expected in (("/v2/models/model/ready", 503), ("/v2/models/model", 502)):
+            assert curl(before_fake.http + path)[0] == expected
+        assert curl(f"{before_fake.http}/v2/models/model/infer", v2_request(np.eye(5)))[0] == 502
+        assert elsewhere.received == b""
+
+
+def test_requests_that_stop_halfway(
+    before_fake: Any, fake: Fake, curl: Curl, rows: NDArray
+) -> None:
+    fake.reply(response(rows))
+    host, port = before_fake.http.split(":")
+    head = "POST /v2/models/model/infer HTTP/1.1\r\nhost: gateway\r\ncontent-length: 9999\r\n\r\n"
+    start = head.encode() + json.dumps(v2_request(rows)).encode()
+    fake.received = b""
+    for length in (10, len(head), len(start)):
+        for end in ("close", "reset", "half"):
+            with socket.create_connection((host, int(port)), timeout=10) as client:
+                client.sendall(start[:length])
+                if end == "reset":
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                if end == "half":
+                    client.shutdown(socket.SHUT_WR)
+                    assert b"200" not in client.recv(1000)
+    with socket.create_connection((host, int(port)), timeout=10) as client:
+        client.sendall(start)
+        assert client.recv(1000).startswith(b"HTTP/1.1 408")  # after --timeout
+    assert fake.received == b""  # nothing of them was sent on
+    compressed = gzip.compress(json.dumps(v2_request(rows)).encode())
+    url, encoding = f"{before_fake.http}/v2/models/model/infer", ("-H", "Content-Encoding: gzip")
+    assert curl(url, compressed, *encoding)[0] == 400
+    assert curl(url, v2_request(rows), "-H", "Content-Type: text/xml")[0] == 200
+    assert not [line for line in before_fake.log if line["event"] not in ("serving", "request")]
+
+
+class FakeGrpc(grpc_package.GenericRpcHandler):
+    """A gRPC server that answers every call by a function of the call's context."""
+
+    def __init__(self) -> None:
+        self.answer: Callable[[Any], bytes] = lambda context: b""
+        self._server = grpc_package.server(ThreadPoolExecutor(4), [self])
+        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        self._server.start()
+
+    def service(self, handler_call_details: Any) -> Any:
+        return grpc_package.unary_unary_rpc_method_handler(
+            lambda request, context: self.answer(context)
+        )
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._server.stop(None)
+
+
+def test_what_a_grpc_predictor_does_wrong(
+    start: Any, curl: Curl, rows: NDArray, defense: PrivacyFunnel
+) -> None:
+    fake = FakeGrpc()
+    limits = ("--timeout", 3, "--max-rows", 64, "--max-request-bytes", 100_000)
+    given = ("--predictor", fake.address, "--predictor-protocol", "grpc-v2", "--output", "probs")
+    gateway = start(*given, *limits)
+    stub = GRPCInferenceServiceStub(grpc_package.insecure_channel(gateway.grpc))
+    tensor = {"name": "rows", "datatype": "FP32", "shape": list(rows.shape)}
+    asked = pb.ModelInferRequest(
+        model_name="model", inputs=[tensor], raw_input_contents=[rows.tobytes()]
+    )
+
+    def answer(raw: bytes = rows.tobytes(), **changes: Any) -> bytes:
+        probs = {"name": "probs", "datatype": "FP32", "shape": list(rows.shape)} | changes
+        message = pb.ModelInferResponse(outputs=[probs], raw_output_contents=[raw])
+        return bytes(message.SerializeToString())
+
+    def ending(code: Any) -> Callable[[Any], bytes]:
+        return lambda context: context.abort(code, SECRET)
+
+    def compressed(context: Any) -> bytes:
+        context.set_compression(grpc_package.Compression.Gzip)
+        return answer(bytes(50_000_000))
+
+    fake.answer = lambda context: answer()
+    np.testing.assert_array_equal(
+        np.frombuffer(stub.ModelInfer(asked, timeout=10).raw_output_contents[0], np.float32),
+        defense.protect(rows).ravel(),
+    )
+    code = grpc_package.StatusCode
+    wrong: list[tuple[Callable[[Any], bytes], Any, int]] = [
+        (lambda context: SECRET.encode(), code.INTERNAL, 502),
+        (lambda context: b"", code.INTERNAL, 502),
+        (lambda context: answer(b""), code.INTERNAL, 502),
+        (lambda context: answer(np.full(30, np.nan, np.float32).tobytes()), code.INTERNAL, 502),
+        (lambda context: answer(shape=[-1, 5]), code.INTERNAL, 502),
+        (lambda context: answer(datatype="none"), code.INTERNAL, 502),
+        (lambda context: answer(bytes(200_000)), code.INTERNAL, 502),
+        (compressed, code.INTERNAL, 502),
+        (lambda context: time.sleep(6) or b"", code.DEADLINE_EXCEEDED, 504),
+        (ending(code.INVALID_ARGUMENT), code.INVALID_ARGUMENT, 400),
+        (ending(code.UNAVAILABLE), code.UNAVAILABLE, 503),
+        (ending(code.RESOURCE_EXHAUSTED), code.INTERNAL, 502),
+        (ending(code.UNKNOWN), code.INTERNAL, 502),
+    ]
+    for number, (fake.answer, grpc_status, http_status) in enumerate(wrong):
+        with pytest.raises(grpc_package.RpcError) as raised:
+            stub.ModelInfer(asked, timeout=10)
+        assert raised.value.code() is grpc_status, number
+        assert is_refusal({"error": raised.value.details()}, rows)
+        status, answered = curl(f"{gateway.http}/v2/models/model/infer", v2_request(rows))
+        assert (status, is_refusal(answered, rows)) == (http_status, True), number
+    asked.raw_input_contents[0] = bytes(50_000_000)
+    with pytest.raises(grpc_package.RpcError) as raised:
+        stub.ModelInfer(asked, timeout=10, compression=grpc_package.Compression.Gzip)
+    assert raised.value.code() is code.RESOURCE_EXHAUSTED
+    fake.close()
+    assert curl(f"{gateway.http}/v2/health/ready")[0] == 503
+    assert SECRET not in gateway.text
 
 
 def test_what_is_sent_on_is_only_what_was_checked(

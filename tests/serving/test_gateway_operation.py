@@ -125,6 +125,23 @@ def test_requests_in_flight_finish_within_bounds(
     assert server.log[-1]["event"] == "stopped"
 
 
+def test_another_address_and_a_port_for_metrics(
+    start: Any, predictor: tuple[str, str], rest: Any, curl: Curl, infer: Any, rows: NDArray
+) -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as free:
+        port = free.getsockname()[1]
+    given = ("--predictor", predictor[0], "--output", "probs", "--metrics-port", port)
+    server = start(*given, host="::1")
+    assert curl(f"{server.http}/v2/models/model/infer", v2_request(rows), "-g")[0] == 200
+    assert set(infer(server, "grpc", rows)) == {"probs"}
+    assert curl(f"{server.http}/metrics", None, "-g")[0] == 404
+    status, metrics = curl(f"[::1]:{port}/metrics", None, "-g")
+    assert status == 200
+    assert "aeppt_request_seconds_count 2.0" in metrics
+    status, answer = curl(f"[::1]:{port}/v2/models/model/infer", v2_request(rows), "-g")
+    assert "outputs" not in answer  # nothing but metrics
+
+
 def options(defense: Path, **changes: Any) -> Configuration:
     return Configuration(defense, **{"predictor": "127.0.0.1:80", "output": "probs"} | changes)
 
