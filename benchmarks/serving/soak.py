@@ -41,9 +41,15 @@ def resident(pid: int) -> int:
 
 
 async def loaded(
-    server: servers.Server, seconds: float, sample_seconds: float = SAMPLE_SECONDS
+    server: servers.Server,
+    seconds: float,
+    sample_seconds: float = SAMPLE_SECONDS,
+    rows: int = 1,
 ) -> tuple[OpenLoop, list[tuple[float, int]]]:
-    """Load on the server for so long: what became of the requests, and (second, bytes) held."""
+    """Load on the server for so long: what became of the requests, and (second, bytes) held.
+
+    Each request has so many ``rows``.
+    """
     samples: list[tuple[float, int]] = []
     start = time.perf_counter()
 
@@ -57,8 +63,8 @@ async def loaded(
             await stack.enter_async_context(Client(form, server.port(form))) for form in Form
         ]
         queries = [
-            (client, message(client.form, row[None]))
-            for row in servers.queries(512)
+            (client, message(client.form, inputs))
+            for inputs in servers.queries(512 * rows).reshape(512, rows, -1)
             for client in clients
         ]
         watching = asyncio.create_task(watch())

@@ -20,9 +20,11 @@ import servers
 import soak
 
 SECONDS, WARM_UP = 60, 15
-#: What memory may grow by after that, in bytes: the bodies of the 4,500 requests alone, without
-#: their answers or anything made of them, are 2.1 MB. Without a leak it grows by 0.4 MB.
-GROWTH = 1.5e6
+#: Of each request, so that a leak shows.
+ROWS = 16
+#: What memory may grow by after that, in bytes: the 4,500 answers alone, without the requests or
+#: anything made of them, are 30 MB and more. Without a leak the allocator makes it grow by 4 MB.
+GROWTH = 10e6
 
 
 @pytest.mark.slow
@@ -33,7 +35,7 @@ def test_a_minute_of_load_fails_nobody_and_leaks_nothing(tmp_path: Path) -> None
         servers.classifier() as predictor,
         servers.gateway(predictor, "v2", defense, log) as gateway,
     ):
-        found, samples = uvloop.run(soak.loaded(gateway, SECONDS, sample_seconds=1))
+        found, samples = uvloop.run(soak.loaded(gateway, SECONDS, 1, ROWS))
     assert not found.failures, log.read_text()[-2000:]
     assert np.isfinite(found.seconds).sum() == SECONDS * soak.RATE
     held = [bytes_held for second, bytes_held in samples if second >= WARM_UP]
