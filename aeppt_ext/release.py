@@ -10,6 +10,7 @@ the key can tell it from a fresh one. :func:`rank_release` is oracle and fallbac
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -181,18 +182,24 @@ def buckets(key: Tensor, probs: Tensor) -> Tensor:
     k = probs.shape[1]
     bits = probs.float().contiguous().view(torch.int32)
     steps = (bits.clamp_min(LEAST_BITS) - LEAST_BITS) >> 13
+    signs, offset = (drawn.to(probs.device) for drawn in _projections(bytes(key.tolist()), k))
+    # Of integers, so that doubles are exact; integers have no such product on a GPU.
+    sums = (steps.double() @ signs).long() + offset
+    return sums.div(bucket_width(k), rounding_mode="floor")
+
+
+@lru_cache(maxsize=16)  # single rows would take a hundred times as long without
+def _projections(key_bytes: bytes, k: int) -> tuple[Tensor, Tensor]:
+    """Signs [k, PROJECTIONS] float64 and offsets [PROJECTIONS] int64."""
+    key = torch.tensor(list(key_bytes), dtype=torch.uint8)
     number = torch.arange(-(-k // CLASSES_PER_HASH))
     hashed = siphash(key, torch.stack([number, torch.full_like(number, 8 << 56)], dim=1))
     places = torch.arange(64).view(CLASSES_PER_HASH, PROJECTIONS)
     negative = ((hashed[:, None, None] >> places) & 1).view(-1, PROJECTIONS)[:k]
-    signs = (1 - 2 * negative).double().to(probs.device)
-    width = bucket_width(k)
     drawn = siphash(key, torch.zeros(1, 1, dtype=torch.int64))  # of no bytes
     shares = (drawn >> 16 * torch.arange(PROJECTIONS)) & 0xFFFF
-    offset = ((shares * width) >> 16) + (k << 17)  # so great that no sum falls below zero
-    # Of integers, so that doubles are exact; integers have no such product on a GPU.
-    sums = (steps.double() @ signs).long() + offset.to(probs.device)
-    return sums.div(width, rounding_mode="floor")
+    offset = ((shares * bucket_width(k)) >> 16) + (k << 17)  # so great that no sum is negative
+    return (1 - 2 * negative).double(), offset
 
 
 def message(key: Tensor, probs: Tensor) -> Tensor:
