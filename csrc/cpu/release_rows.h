@@ -143,7 +143,7 @@ class RowsRelease {
     Ints all{}, negative[kProjections] = {};
     for (int64_t j = 0; j < k_; ++j) {
       const Given given = *reinterpret_cast<const Given*>(value_ + j * kRows + lane);
-      const Ints bits = (Ints)__builtin_convertvector(given, Floats);
+      const Ints bits = (Ints) __builtin_convertvector(given, Floats);
       const Ints own = ((bits > least ? bits : least) - least) >> kDroppedBits;
       all += own;
 #pragma GCC unroll 4

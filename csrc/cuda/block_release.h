@@ -1,7 +1,8 @@
 // The ranking release of the rows of one block.
 //
-// A team of lanes loads each row, looks at it, projects it and later ranks it; in between one thread
-// hashes it and chooses its codeword, since a hash is one chain. A row's answer depends on that row alone.
+// A team of lanes loads each row, looks at it, projects it and later ranks it; in between one
+// thread hashes it and chooses its codeword, since a hash is one chain. A row's answer depends on
+// that row alone.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +28,7 @@ void with_release_team(int64_t classes, F f) {
 
 // What a block keeps of a row, beside its values.
 struct ReleaseSlot {
-  double first, second;      // the two greatest entries
+  double first, second;       // the two greatest entries
   double sums[kProjections];  // its projections, with their offsets
   int32_t label;
   int32_t codeword;  // -1 where the row is invalid

@@ -59,11 +59,11 @@ AEPPT_DEVICE constexpr bool is_total(double sum) {
 // ---- what is hashed ----
 //
 // Of a row its label, and of each secret projection of its log-probabilities the bucket in which it
-// lies: rows near each other share their draw (docs/design.md). All numbers are integers, so that no
-// order of summation shows, also where they stand in doubles.
+// lies: rows near each other share their draw (docs/design.md). All numbers are integers, so that
+// no order of summation shows, also where they stand in doubles.
 
-// Of a probability: the bits of a float are a piecewise linear logarithm, of which this leaves 1,024
-// steps to the doubling. What is below 2^-64 counts as that.
+// Of a probability: the bits of a float are a piecewise linear logarithm, of which this leaves
+// 1,024 steps to the doubling. What is below 2^-64 counts as that.
 template <typename T>
 AEPPT_DEVICE constexpr int32_t steps(T value) {
   const int32_t bits = std::bit_cast<int32_t>(static_cast<float>(value));
@@ -79,8 +79,8 @@ AEPPT_DEVICE constexpr uint64_t signs_of_block(SipKey key, uint64_t block) {
   return hash.finish();
 }
 
-// On the host. Two doublings wide where there are eight classes or more, a quarter of a doubling for
-// each class where there are fewer, and √k times that, as the sum of k differences grows.
+// On the host. Two doublings wide where there are eight classes or more, a quarter of a doubling
+// for each class where there are fewer, and √k times that, as the sum of k differences grows.
 inline Buckets buckets_of(SipKey key, int64_t classes) {
   const double k = static_cast<double>(classes), widest = k < 8 ? k : 8;
   const auto width = static_cast<int64_t>(std::sqrt(k * widest * widest * (256 * 256)));
