@@ -2,12 +2,15 @@
 
 What is told of a row is how it ranks the classes, and one codeword out of a small codebook. Which
 codeword depends on the row's confidence alone, by a randomised map whose randomness is a keyed hash
-of the row: asking again gives the same answer, and nobody without the key can tell it from a fresh
-draw. :func:`rank_release` is oracle and fallback of the op ``aeppt::rank_release``.
+of where the row lies: asking again, or about a row nearby, gives the same draw, and nobody without
+the key can tell it from a fresh one. :func:`rank_release` is oracle and fallback of the op
+``aeppt::rank_release``.
 """
 
 from __future__ import annotations
 
+import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -17,9 +20,15 @@ from .options import Status
 from .reference import CHUNK_ELEMENTS, check_probs, invalid_row_message, is_distribution
 
 KEY_BYTES = 16
-#: Values are hashed as float32 of which this many bits are rounded away: the exponent and 3 bits of
-#: the mantissa are left.
-DROPPED_BITS = 20
+#: Secret projections of a row's log-probabilities, whose buckets are hashed with its label.
+PROJECTIONS = 4
+#: The bits of a float32 are a piecewise linear logarithm; without the last 13 it has so many steps
+#: to the doubling.
+STEPS = 1 << 10
+#: The bits of 2^-64: a smaller probability counts as that.
+LEAST_BITS = 0x1F800000
+#: The classes whose signs one hash gives, four bits for each.
+CLASSES_PER_HASH = 64 // PROJECTIONS
 
 
 class ReleaseTables(NamedTuple):
@@ -147,27 +156,69 @@ def siphash(key: Tensor, words: Tensor) -> Tensor:
     return v[0] ^ v[1] ^ v[2] ^ v[3]
 
 
-def message(probs: Tensor) -> Tensor:
-    """What is hashed of each row, as words [n, w] int64 for :func:`siphash`.
+def bucket_width(k: int) -> int:
+    """How many steps wide the buckets of k classes are.
 
-    Each value is rounded to float32 and then to the exponent and 3 bits of the mantissa, 16 bits in
-    little-endian order, so that replicas which compute a row with other rounding errors nearly
-    always agree. A negative zero counts as zero.
+    Two doublings where there are eight classes or more, a quarter of a doubling for each class
+    where there are fewer; √k times that, as the sum of k differences grows so. ``docs/design.md``
+    has what was measured.
     """
-    n, k = probs.shape
-    bits = (probs.float() + 0.0).contiguous().view(torch.int32)
-    rounded = ((bits + (1 << (DROPPED_BITS - 1))) >> DROPPED_BITS).long()
-    parts = rounded.new_zeros(n, k // 4 + 1, 4)
-    parts.view(n, k // 4 * 4 + 4)[:, :k] = rounded
-    words = parts[..., 0] | parts[..., 1] << 16 | parts[..., 2] << 32 | parts[..., 3] << 48
-    length = 2 * k % 256
-    words[:, -1] |= (length - 256 if length > 127 else length) << 56  # as a signed number
-    return words
+    return math.isqrt(k * (min(k, 8) * STEPS // 4) ** 2)
+
+
+def buckets(key: Tensor, probs: Tensor) -> Tensor:
+    """In which bucket each row lies of each secret projection, [n, PROJECTIONS] int64.
+
+    A projection is the sum of the row's logarithms, in steps, each with a sign that the key gives
+    its class. It is cut into buckets of :func:`bucket_width`, the first of which begins at an
+    offset that the key gives too. All of it is exact, in any order of the sum.
+
+    Parameters
+    ----------
+    key : Tensor [16] uint8
+        On the CPU.
+    probs : Tensor [n, k], float32 or float64
+    """
+    k = probs.shape[1]
+    bits = probs.float().contiguous().view(torch.int32)
+    steps = (bits.clamp_min(LEAST_BITS) - LEAST_BITS) >> 13
+    signs, offset = (drawn.to(probs.device) for drawn in _projections(bytes(key.tolist()), k))
+    # Of integers, so that doubles are exact; integers have no such product on a GPU.
+    sums = (steps.double() @ signs).long() + offset
+    return sums.div(bucket_width(k), rounding_mode="floor")
+
+
+@lru_cache(maxsize=16)  # single rows would take a hundred times as long without
+def _projections(key_bytes: bytes, k: int) -> tuple[Tensor, Tensor]:
+    """Signs [k, PROJECTIONS] float64 and offsets [PROJECTIONS] int64."""
+    key = torch.tensor(list(key_bytes), dtype=torch.uint8)
+    number = torch.arange(-(-k // CLASSES_PER_HASH))
+    hashed = siphash(key, torch.stack([number, torch.full_like(number, 8 << 56)], dim=1))
+    places = torch.arange(64).view(CLASSES_PER_HASH, PROJECTIONS)
+    negative = ((hashed[:, None, None] >> places) & 1).view(-1, PROJECTIONS)[:k]
+    drawn = siphash(key, torch.zeros(1, 1, dtype=torch.int64))  # of no bytes
+    shares = (drawn >> 16 * torch.arange(PROJECTIONS)) & 0xFFFF
+    offset = ((shares * bucket_width(k)) >> 16) + (k << 17)  # so great that no sum is negative
+    return (1 - 2 * negative).double(), offset
+
+
+def message(key: Tensor, probs: Tensor) -> Tensor:
+    """What is hashed of each row, as words [n, 3] int64 for :func:`siphash`.
+
+    Its buckets and its label, as little-endian int32: rows near each other have the same.
+    """
+    parts = torch.cat([buckets(key, probs), probs.argmax(1, keepdim=True)], dim=1)
+    low, high = parts[:, ::2], parts[:, 1::2]
+    length = (4 * (PROJECTIONS + 1)) << 56
+    return torch.cat([low[:, :2] | high << 32, low[:, 2:] | length], dim=1)
 
 
 def uniforms(key: Tensor, probs: Tensor) -> Tensor:
-    """A uniform number [n] float64 in [0, 1) for each row, a multiple of 2^-53."""
-    return ((siphash(key, message(probs)) >> 11) & ((1 << 53) - 1)).double() * 2.0**-53
+    """A uniform number [n] float64 in [0, 1) for each row, a multiple of 2^-53.
+
+    Rows with the same :func:`message` have the same.
+    """
+    return ((siphash(key, message(key, probs)) >> 11) & ((1 << 53) - 1)).double() * 2.0**-53
 
 
 def cells(probs: Tensor, confidence_edges: Tensor, shape_edges: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 
 import numpy as np
 import pytest
@@ -12,16 +13,17 @@ from torch import Tensor
 
 from aeppt.defenses.keyed_random import (
     KEY_BYTES,
-    QUANTUM,
     keyed_normals,
     keyed_uniforms,
     new_key,
 )
+from aeppt_ext.release import buckets, message
 
 KEY = new_key(0)
 
 
-def dirichlet(n: int, k: int, seed: int = 0, concentration: float = 1.0) -> Tensor:
+def dirichlet(n: int, k: int = 30, seed: int = 0, concentration: float = 0.5) -> Tensor:
+    """Rows of which hardly two share their numbers, unless k is small."""
     rng = np.random.default_rng(seed)
     return torch.from_numpy(rng.dirichlet(np.full(k, concentration), n))
 
@@ -50,9 +52,8 @@ def test_a_seed_that_is_no_integer_is_refused(seed: object) -> None:
 
 def test_the_numbers_are_those_of_shake_256() -> None:
     row = torch.tensor([[0.5, 0.25, 0.25, 0.0]], dtype=torch.float64)
-    # In eighths of a nat, ln(1/2) is -5.5 and ln(1/4) -11.1; zero counts as 2^-126, -698.7.
-    grid = np.array([-6, -11, -11, -699], "<i2").tobytes()
-    digest = hashlib.shake_256(bytes(KEY.tolist()) + grid).digest(16)
+    place = struct.pack("<5i", *buckets(KEY[:16], row)[0].tolist(), 0) + b"\0\0\0\x14"
+    digest = hashlib.shake_256(bytes(KEY.tolist()) + place).digest(16)
     expected = [
         ((int.from_bytes(digest[at : at + 8], "little") >> 12) + 0.5) / 2**52 for at in (0, 8)
     ]
@@ -60,7 +61,7 @@ def test_the_numbers_are_those_of_shake_256() -> None:
 
 
 def test_they_are_uniform_within_a_row_and_across_rows() -> None:
-    numbers = keyed_uniforms(KEY, dirichlet(2000, 5), 50).numpy()
+    numbers = keyed_uniforms(KEY, dirichlet(2000), 50).numpy()
     assert numbers.dtype == np.float64
     assert numbers.shape == (2000, 50)
     assert 0 < numbers.min() < numbers.max() < 1
@@ -70,7 +71,7 @@ def test_they_are_uniform_within_a_row_and_across_rows() -> None:
 
 
 def test_rows_numbers_and_keys_are_independent_of_each_other() -> None:
-    rows = dirichlet(4000, 5)
+    rows = dirichlet(4000)
     first = keyed_uniforms(KEY, rows, 2).numpy()
     other = keyed_uniforms(new_key(1), rows, 1).numpy()
     # Four standard errors of a correlation of independent numbers.
@@ -83,8 +84,10 @@ def test_rows_numbers_and_keys_are_independent_of_each_other() -> None:
 
 
 def test_no_two_of_many_numbers_are_equal() -> None:
-    numbers = keyed_uniforms(KEY, dirichlet(1000, 8), 100)
-    assert len(numbers.unique()) == numbers.numel()
+    rows = dirichlet(1000, 100, concentration=0.1)
+    places = len(message(KEY[:16], rows).unique(dim=0))
+    assert places > 990
+    assert len(keyed_uniforms(KEY, rows, 100).unique()) == 100 * places
 
 
 def test_the_first_numbers_do_not_depend_on_how_many_are_asked_for() -> None:
@@ -108,29 +111,17 @@ def test_no_rows_have_no_numbers() -> None:
     assert keyed_normals(KEY, torch.empty(0, 5), 3).shape == (0, 3)
 
 
-# --- which rows count as the same -------------------------------------------------------------
+# --- which rows share their numbers (more in test_neighbours.py) ------------------------------
 
 
-def test_rows_that_differ_by_rounding_share_their_numbers() -> None:
-    rows = dirichlet(2000, 5)
-    steps = rows.log() / QUANTUM
-    from_border = ((steps - steps.floor()) - 0.5).abs().amin(1)
-    rows = rows[(from_border > 1e-3) & (rows.amin(1) > 1e-4)]
-    assert len(rows) > 1500
-    near = rows + 1e-9 * torch.tensor([1, -1, 1, -1, 0])
-    assert not torch.equal(near, rows)
-    assert torch.equal(keyed_uniforms(KEY, near, 3), keyed_uniforms(KEY, rows, 3))
-
-
-def test_single_precision_gives_the_same_numbers_but_at_borders() -> None:
+def test_single_precision_gives_the_same_numbers() -> None:
     rows = dirichlet(2000, 10)
-    same = keyed_uniforms(KEY, rows.float(), 1) == keyed_uniforms(KEY, rows, 1)
-    assert same.double().mean() > 0.999
+    assert torch.equal(keyed_uniforms(KEY, rows.float(), 1), keyed_uniforms(KEY, rows, 1))
 
 
 def test_rows_that_are_nearly_one_hot_still_have_numbers_of_their_own() -> None:
     rows = torch.softmax(
-        torch.tensor([[30.0, 0, 0], [30.0, 0, 1], [30.0, 1, 0], [28.0, 0, 0]], dtype=torch.float64),
+        torch.tensor([[30.0, 0, 0], [30.0, 0, 2], [30.0, 2, 0], [26.0, 0, 0]], dtype=torch.float64),
         dim=1,
     )
     assert (rows[:, 0] > 1 - 1e-10).all()
@@ -138,14 +129,14 @@ def test_rows_that_are_nearly_one_hot_still_have_numbers_of_their_own() -> None:
 
 
 def test_the_order_of_the_classes_counts() -> None:
-    rows = torch.tensor([[0.7, 0.2, 0.1], [0.7, 0.1, 0.2]])
+    rows = torch.tensor([[0.7, 0.27, 0.03], [0.7, 0.03, 0.27]])
     assert len(keyed_uniforms(KEY, rows, 1).unique()) == 2
 
 
-def test_a_zero_is_what_float32_cannot_hold() -> None:
-    rows = torch.tensor([[1.0, 0.0], [1.0, 1e-40], [1.0, 1e-35]], dtype=torch.float64)
-    zero, denormal, small = keyed_uniforms(KEY, rows, 1)
-    assert zero == denormal
+def test_what_is_below_the_least_probability_counts_as_that() -> None:
+    rows = torch.tensor([[1.0, 0.0], [1.0, 1e-40], [1.0, 1e-30], [1.0, 1e-15]], dtype=torch.float64)
+    zero, denormal, tiny, small = keyed_uniforms(KEY, rows, 1)
+    assert zero == denormal == tiny
     assert zero != small
 
 
@@ -153,7 +144,7 @@ def test_a_zero_is_what_float32_cannot_hold() -> None:
 
 
 def test_normals_are_the_quantiles_of_the_uniforms() -> None:
-    rows = dirichlet(2000, 5)
+    rows = dirichlet(2000)
     normals = keyed_normals(KEY, rows, 20)
     assert np.allclose(stats.norm.cdf(normals), keyed_uniforms(KEY, rows, 20), atol=1e-12)
     assert stats.kstest(normals.numpy().ravel(), "norm").pvalue > 0.01

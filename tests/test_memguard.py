@@ -20,6 +20,7 @@ from aeppt import Predictions, Status, load_defense
 from aeppt.attacks import NeuralNetworkAttack
 from aeppt.defenses.memguard import MemGuard, noise_probability
 from aeppt_ext import perturb_search
+from aeppt_ext.release import message
 
 SMALL: dict[str, Any] = {"hidden": (16,), "random_state": 0}
 
@@ -96,10 +97,17 @@ def test_the_mean_change_is_the_expected_one_and_within_the_budget(
     _, info = fitted_with(known, budget=budget).protect(many, return_info=True)
     expected = np.minimum(whole.l1, budget)
     assert (whole.l1 > budget).mean() > 0.1, "the budget must bind"
-    # Each row's change is its whole noise or none; so the mean's variance is known.
-    deviation = np.sqrt((expected * (whole.l1 - expected)).sum()) / len(many)
-    assert abs(info.l1.mean() - expected.mean()) < 4 * deviation
-    assert info.l1.mean() < budget
+    # Each row's change is its whole noise or none, where its number u is below its chance; so the
+    # mean's variance is known: of two rows that share u, E[1(u < a) 1(u < b)] is min(a, b).
+    chance = expected / whole.l1
+    places = message(fitted_with(known).module_.key[:16], torch.from_numpy(many))
+    of_row = places.unique(dim=0, return_inverse=True)[1].numpy()
+    variance = 0.0
+    for place in range(of_row.max() + 1):
+        own, l1 = chance[of_row == place], whole.l1[of_row == place]
+        variance += l1 @ (np.minimum(own[:, None], own) - own[:, None] * own) @ l1
+    assert abs(info.l1.mean() - expected.mean()) < 4 * np.sqrt(variance) / len(many)
+    assert expected.mean() < budget
     added = info.status == Status.SUCCESS
     assert np.array_equal(info.l1[added], whole.l1[added])
     assert added[whole.l1 <= budget].all()

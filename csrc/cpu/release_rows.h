@@ -4,7 +4,7 @@
 // The rows of a tile stand side by side, one in each lane of a vector: what is done to a row is
 // done to sixteen at once, without a word between lanes, so a row's answer does not depend on its
 // neighbours. Short rows are ranked so too, by comparing every two classes; long ones are sorted
-// one by one, and only hashed side by side.
+// and projected one by one, and only hashed side by side.
 #pragma once
 
 #include <algorithm>
@@ -27,6 +27,7 @@ class RowsRelease {
     arena_.allocate();
     lay_out();
     if (!short_) order_ = Order<T>(static_cast<int32_t>(k_), keys_);
+    draw_signs();
   }
 
   void run(RowQueue& blocks) {
@@ -40,6 +41,7 @@ class RowsRelease {
         const int64_t count = std::min(last - row, kRows);
         if (short_) rank(row, count);
         else sort(row, count);
+        write_messages();
         hash();
         for (int64_t r = 0; r < count; ++r) codeword_[r] = codeword(r);
         for (int64_t r = 0; r < count; ++r) answer(row + r, r);
@@ -56,25 +58,43 @@ class RowsRelease {
   static constexpr int64_t kLanes = AEPPT_VECTOR_BYTES / sizeof(T);
   static constexpr int64_t kWide = AEPPT_VECTOR_BYTES / sizeof(double);
 
+  static constexpr int64_t kInts = AEPPT_VECTOR_BYTES / sizeof(int32_t);
+
   typedef T Values __attribute__((vector_size(AEPPT_VECTOR_BYTES), may_alias));
   typedef Count Counts __attribute__((vector_size(AEPPT_VECTOR_BYTES), may_alias));
   typedef double Doubles __attribute__((vector_size(AEPPT_VECTOR_BYTES)));
   typedef T Narrow __attribute__((vector_size(kWide * sizeof(T)), may_alias));
   typedef uint64_t Words __attribute__((vector_size(AEPPT_VECTOR_BYTES)));
   typedef Words WordsInMemory __attribute__((may_alias));
+  typedef int32_t Ints __attribute__((vector_size(AEPPT_VECTOR_BYTES)));
+  typedef int32_t IntInMemory __attribute__((may_alias));
+  typedef float Floats __attribute__((vector_size(AEPPT_VECTOR_BYTES)));
+  typedef T Given __attribute__((vector_size(kInts * sizeof(T)), may_alias));  // kInts of them
 
   void lay_out() {
-    const int64_t words = words_of(k_);
-    word_ = arena_.take<uint64_t>(words * kRows);
+    minus_ = arena_.take<int32_t>(kProjections * k_);
     if (short_) {
-      value_ = arena_.take<T>(4 * words * kRows);  // what is beyond a row's end stays zero
+      value_ = arena_.take<T>(k_ * kRows);
       rank_ = arena_.take<Count>(k_ * kRows);
     } else {
-      value_ = arena_.take<T>(4 * words + kPadding);
+      value_ = arena_.take<T>(k_ + kPadding);
       sorted_ = arena_.take<T>(k_);
-      parts_ = arena_.take<uint16_t>(4 * words);
       place_ = arena_.take<int32_t>(std::min(p_.rows, kRows) * (k_ + Order<T>::kSlack));
       keys_ = arena_.take<typename Order<T>::Key>(Order<T>::scratch_keys(k_));
+    }
+  }
+
+  // Of each projection and class: -1 where it counts negative.
+  int32_t* minus(int projection) const { return minus_ + projection * k_; }
+
+  void draw_signs() {
+    for (int64_t first = 0; first < k_; first += 16) {
+      uint64_t signs = signs_of_block(p_.key, first / 16);
+      for (int64_t j = first; j < std::min(first + 16, k_); ++j) {
+        for (int i = 0; i < kProjections; ++i, signs >>= 1) {
+          minus(i)[j] = -static_cast<int32_t>(signs & 1);
+        }
+      }
     }
   }
 
@@ -89,7 +109,7 @@ class RowsRelease {
       look(lane);
       count_greater(value_ + lane, rank_ + lane);
     }
-    write_messages();
+    for (int64_t lane = 0; lane < kRows; lane += kInts) project(lane);
   }
 
   // The facts of the rows in kLanes lanes: sums in double, kWide of them to a vector.
@@ -117,22 +137,24 @@ class RowsRelease {
     }
   }
 
-  void write_messages() {
-    const int64_t words = words_of(k_);
-    for (int64_t w = 0; w < words; ++w) {
-      const T* const value = value_ + 4 * w * kRows;
-      uint64_t* const word = word_ + w * kRows;
-      uint32_t part[4][kRows];
-      for (int i = 0; i < 4; ++i) {
-#pragma omp simd
-        for (int64_t r = 0; r < kRows; ++r) part[i][r] = rounded(value[i * kRows + r]);
-      }
-#pragma omp simd
-      for (int64_t r = 0; r < kRows; ++r) {
-        word[r] = uint64_t{part[2][r] | part[3][r] << 16} << 32 | (part[0][r] | part[1][r] << 16);
-      }
+  // The projections of the rows in kInts lanes.
+  void project(int64_t lane) {
+    const Ints least = Ints{} + kLeastBits;
+    Ints all{}, negative[kProjections] = {};
+    for (int64_t j = 0; j < k_; ++j) {
+      const Given given = *reinterpret_cast<const Given*>(value_ + j * kRows + lane);
+      const Ints bits = (Ints) __builtin_convertvector(given, Floats);
+      const Ints own = ((bits > least ? bits : least) - least) >> kDroppedBits;
+      all += own;
+#pragma GCC unroll 4
+      for (int i = 0; i < kProjections; ++i) negative[i] += own & minus(i)[j];
     }
-    for (int64_t r = 0; r < kRows; ++r) word_[(words - 1) * kRows + r] |= length_word(k_);
+    for (int i = 0; i < kProjections; ++i) {
+      const Ints sum = all - 2 * negative[i];
+      const auto* const one = reinterpret_cast<const IntInMemory*>(&sum);
+#pragma omp simd
+      for (int64_t r = 0; r < kInts; ++r) sum_[i][lane + r] = one[r];
+    }
   }
 
   // The rank of each class: of two classes the greater stands before the other, of equals the
@@ -210,27 +232,52 @@ class RowsRelease {
       int32_t* const order = order_of(r);
       order_.sort(value, order, sorted_);
       facts_[r] = {sorted_[0], sorted_[1], order[0], true};
-      const int64_t words = words_of(k_);
-      uint16_t* const parts = parts_;
-      lanes_.each(4 * words,
-                  [=](int64_t j) { parts[j] = static_cast<uint16_t>(rounded(value[j])); });
-      for (int64_t w = 0; w < words; ++w) {
-        const uint16_t* const part = parts + 4 * w;
-        word_[w * kRows + r] =
-            uint64_t{part[3]} << 48 | uint64_t{part[2]} << 32 | uint64_t{part[1]} << 16 | part[0];
+      project_alone(r);
+    }
+  }
+
+  // The projections of the row in value_.
+  void project_alone(int64_t r) {
+    constexpr int64_t kMost = 1 << 14;  // whose sum an int32_t holds
+    for (int i = 0; i < kProjections; ++i) sum_[i][r] = 0;
+    for (int64_t first = 0; first < k_; first += kMost) {
+      const int64_t last = std::min(first + kMost, k_);
+      const T* const value = value_;
+      const int32_t *const minus0 = minus(0), *const minus1 = minus(1);
+      const int32_t *const minus2 = minus(2), *const minus3 = minus(3);
+      int32_t all = 0, negative0 = 0, negative1 = 0, negative2 = 0, negative3 = 0;
+#pragma omp simd reduction(+ : all, negative0, negative1, negative2, negative3)
+      for (int64_t j = first; j < last; ++j) {
+        const int32_t own = steps(value[j]);
+        all += own;
+        negative0 += own & minus0[j];
+        negative1 += own & minus1[j];
+        negative2 += own & minus2[j];
+        negative3 += own & minus3[j];
       }
-      word_[(words - 1) * kRows + r] |= length_word(k_);
+      const int32_t negative[] = {negative0, negative1, negative2, negative3};
+      for (int i = 0; i < kProjections; ++i) sum_[i][r] += all - 2 * negative[i];
     }
   }
 
   // ---- every row ----
 
+  void write_messages() {
+    const Buckets& cut = p_.buckets;
+    const auto at = [&](int i, int64_t r) { return bucket(sum_[i][r] + cut.offset[i], cut.width); };
+#pragma omp simd
+    for (int64_t r = 0; r < kRows; ++r) {
+      word_[0][r] = at(0, r) | at(1, r) << 32;
+      word_[1][r] = at(2, r) | at(3, r) << 32;
+    }
+    for (int64_t r = 0; r < kRows; ++r) word_[2][r] = label_word(facts_[r].label);
+  }
+
   void hash() {
-    const int64_t words = words_of(k_);
     for (int64_t lane = 0; lane < kRows; lane += 2 * kWide) {  // two chains hide their latency
       SipHash<Words> left(p_.key), right(p_.key);
-      for (int64_t w = 0; w < words; ++w) {
-        const auto* const word = reinterpret_cast<const WordsInMemory*>(word_ + w * kRows + lane);
+      for (const auto& of_rows : word_) {
+        const auto* const word = reinterpret_cast<const WordsInMemory*>(of_rows + lane);
         left.absorb(word[0]);
         right.absorb(word[1]);
       }
@@ -282,14 +329,15 @@ class RowsRelease {
   const SimdLanes lanes_{};
   Arena arena_;
   Facts facts_[kRows] = {};
+  alignas(64) double sum_[kProjections][kRows] = {};
+  alignas(64) uint64_t word_[kMessageWords][kRows];  // the messages
   alignas(64) uint64_t hash_[kRows];
   int32_t codeword_[kRows];
-  uint64_t* word_;  // [words][kRows], the messages
+  int32_t* minus_;
   T* value_;
   Count* rank_;
   // Of long rows.
   T* sorted_;
-  uint16_t* parts_;
   int32_t* place_;
   typename Order<T>::Key* keys_;
   Order<T> order_;

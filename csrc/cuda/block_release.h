@@ -1,7 +1,8 @@
 // The ranking release of the rows of one block.
 //
-// A team of lanes loads each row, looks at it and later ranks it; in between one thread hashes it
-// and chooses its codeword, since a hash is one chain. A row's answer depends on that row alone.
+// A team of lanes loads each row, looks at it, projects it and later ranks it; in between one
+// thread hashes it and chooses its codeword, since a hash is one chain. A row's answer depends on
+// that row alone.
 #pragma once
 
 #include <cstdint>
@@ -27,21 +28,23 @@ void with_release_team(int64_t classes, F f) {
 
 // What a block keeps of a row, beside its values.
 struct ReleaseSlot {
-  double first, second;  // the two greatest entries
+  double first, second;       // the two greatest entries
+  double sums[kProjections];  // its projections, with their offsets
   int32_t label;
   int32_t codeword;  // -1 where the row is invalid
 };
 
-// Where the arrays of a block's rows lie.
+// Where a block's arrays lie: its rows' and, one byte for each class, the projections' signs.
 template <typename T>
 struct ReleaseLayout {
   Index row;  // elements of a row; odd, so that threads which read one row each meet no conflict
-  int64_t row_at, sorted_at, bytes;
+  int64_t signs_at, row_at, sorted_at, bytes;
   static ReleaseLayout of(int64_t classes, int64_t rows) {
     const auto aligned = [](int64_t bytes) { return (bytes + 15) / 16 * 16; };
     ReleaseLayout layout{};
     layout.row = static_cast<Index>(classes | 1);
-    layout.row_at = aligned(rows * sizeof(ReleaseSlot));
+    layout.signs_at = aligned(rows * sizeof(ReleaseSlot));
+    layout.row_at = aligned(layout.signs_at + classes);
     layout.sorted_at = aligned(layout.row_at + rows * layout.row * sizeof(T));
     const int64_t entries = classes > kMostCompared ? 2 * rows * layout.row : 0;
     layout.bytes = aligned(layout.sorted_at + entries * (sizeof(T) + sizeof(int32_t)));
@@ -59,6 +62,7 @@ class BlockRelease {
 
   // Releases a row of each team, from the first row on, and again that many rows further.
   AEPPT_DEVICE void run(int64_t first, int64_t last, int64_t further) const {
+    block_.each((k_ + 15) / 16, [&](Index i) { draw_signs(i); });
     for (int64_t row = first; row < last; row += further) {
       const Index count = last - row < Block::kTeams ? last - row : Block::kTeams;
       block_.teams(count, [&](Lanes lanes, Index i) { load(lanes, i, row + i); });
@@ -71,6 +75,9 @@ class BlockRelease {
   AEPPT_DEVICE ReleaseSlot& slot(Index i) const {
     return reinterpret_cast<ReleaseSlot*>(memory_)[i];
   }
+  AEPPT_DEVICE uint8_t* signs() const {
+    return reinterpret_cast<uint8_t*>(memory_ + layout_.signs_at);
+  }
   AEPPT_DEVICE T* values(Index i) const {
     return reinterpret_cast<T*>(memory_ + layout_.row_at) + int64_t{i} * layout_.row;
   }
@@ -80,6 +87,13 @@ class BlockRelease {
     const int64_t first = int64_t{list} * layout_.row;
     return {all + first,
             reinterpret_cast<int32_t*>(all + 2 * int64_t{Block::kTeams} * layout_.row) + first};
+  }
+
+  AEPPT_DEVICE void draw_signs(Index i) const {
+    uint64_t drawn = signs_of_block(p_.key, static_cast<uint64_t>(i));
+    for (Index j = 16 * i; j < 16 * i + 16 && j < k_; ++j, drawn >>= kProjections) {
+      signs()[j] = static_cast<uint8_t>(drawn & 15);
+    }
   }
 
   AEPPT_DEVICE void load(Lanes lanes, Index i, int64_t row) const {
@@ -96,8 +110,20 @@ class BlockRelease {
       const T first = lanes.max(k_, [=](Index j) { return value[j]; });
       const Index label = lanes.first(k_, [=](Index j) { return value[j] == first; });
       const T second = lanes.max(k_, [=](Index j) { return j == label ? T(0) : value[j]; });
-      found = {static_cast<double>(first), static_cast<double>(second), static_cast<int32_t>(label),
-               0};
+      found = {static_cast<double>(first), static_cast<double>(second), {}, label, 0};
+      const uint8_t* const sign = signs();
+      AEPPT_UNROLL(2)
+      for (int i = 0; i < kProjections; i += 2) {
+        const auto projected = [=](Index j, int projection) {
+          const int32_t own = steps(value[j]);
+          return static_cast<double>(sign[j] >> projection & 1 ? -own : own);
+        };
+        const Sums two = lanes.sums(
+            k_, [=](Index j) { return projected(j, i); },
+            [=](Index j) { return projected(j, i + 1); });
+        found.sums[i] = two.first + p_.buckets.offset[i];
+        found.sums[i + 1] = two.second + p_.buckets.offset[i + 1];
+      }
     }
     lanes.each(1, [&](Index) { slot(i) = found; });
   }
@@ -105,7 +131,7 @@ class BlockRelease {
   AEPPT_DEVICE void choose_codeword(Index i) const {
     ReleaseSlot& found = slot(i);
     if (found.codeword < 0) return;
-    const uint64_t hash = hash_of(values(i), k_, p_.key);
+    const uint64_t hash = hash_of(found.sums, found.label, p_.buckets.width, p_.key);
     found.codeword = choose(p_, found.first, found.second, found.label, hash);
   }
 

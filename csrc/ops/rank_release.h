@@ -62,6 +62,7 @@ Release<T> make_release(const ReleaseArguments& given, const ReleaseOutputs& out
           given.cumulative.const_data_ptr<double>(),
           given.codebook.const_data_ptr<T>(),
           given.sip_key(),
+          AEPPT_VARIANT::buckets_of(given.sip_key(), given.probs.size(1)),
           std::get<0>(outputs).template data_ptr<T>(),
           std::get<1>(outputs).template data_ptr<int8_t>(),
           std::get<2>(outputs).template data_ptr<int32_t>()};

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 
 import pytest
 import torch
@@ -241,16 +242,30 @@ def test_siphash_gives_the_official_values(length: int) -> None:
     assert release.siphash(KEY, words).item() & (2**64 - 1) == VECTORS[length]
 
 
-def test_the_message_by_hand() -> None:
-    # 1 is 0x3f800000, 0.75 0x3f400000, 2^-10 0x3a800000; 1.0625 lies between two, and goes up.
-    rows = torch.tensor([[1.0, 0.0, 0.75, 2.0**-10, 1.0625], [-0.0, 0.0, 0.0, 0.0, 0.0]])
-    words = release.message(rows)
-    assert [word & (2**64 - 1) for word in words[0].tolist()] == [
-        0x03A8_03F4_0000_03F8,
-        10 << 56 | 0x03F9,
-    ]
-    assert words[1].tolist() == [0, 10 << 56]
-    assert torch.equal(release.message(rows.double()), words)
+def drawn_bits(*message: int) -> int:
+    """The 64 bits that the key gives a message of these words."""
+    signed = [word - (1 << 64) if word >> 63 else word for word in message]
+    return int(release.siphash(KEY, torch.tensor([signed])).item()) & (2**64 - 1)
+
+
+@pytest.mark.parametrize("k", [5, 8, 20])
+def test_the_message_by_hand(k: int) -> None:
+    # 1,024 steps to the doubling above 2^-64: 1/2 is at 63, 3/16 halfway between 61 and 62.
+    steps = {0.5: 63 * 1024, 0.1875: 61 * 1024 + 512, 2.0**-10: 54 * 1024, -0.0: 0, 2.0**-70: 0}
+    given = [list(steps)[(j + 2) % 5] for j in range(k)]
+    rows = torch.tensor([given])
+    width = {5: 2862, 8: 5792, 20: 9158}[k]  # √5 · 1,280; √8 · 2,048; √20 · 2,048
+    offsets = drawn_bits(0)
+    buckets = []
+    for i in range(4):
+        signs = [drawn_bits(j // 16, 8 << 56) >> (4 * (j % 16) + i) & 1 for j in range(k)]
+        sum_ = sum(-steps[p] if minus else steps[p] for p, minus in zip(given, signs, strict=True))
+        offset = (offsets >> 16 * i & 0xFFFF) * width >> 16
+        buckets.append((sum_ + offset + k * 2**17) // width)
+    content = struct.pack("<5i", *buckets, 3) + b"\0\0\0\x14"  # the label, and 20 bytes
+    expected = torch.frombuffer(bytearray(content), dtype=torch.int64)
+    assert release.message(KEY, rows).tolist() == [expected.tolist()]
+    assert torch.equal(release.message(KEY, rows.double()), release.message(KEY, rows))
 
 
 @pytest.mark.parametrize("k", CLASSES)
@@ -269,26 +284,47 @@ def test_both_engines_draw_the_same_number_to_the_last_bit(dtype: torch.dtype, k
             assert result.codeword.tolist() == [codeword]
 
 
-def test_rounding_errors_rarely_change_the_number_and_other_rows_have_others() -> None:
+def test_rows_of_many_classes_are_drawn_alike_by_both_engines() -> None:
+    """Of more classes than whose steps an int32 can add up."""
+    generator = torch.Generator().manual_seed(2)
+    probs = dirichlet(2, 40_000, 0.5, generator)
+    tables = make_tables(40_000, torch.float64, generator, (2, 1), 1)
+    assert_identical(*(run(engine, probs, tables) for engine in ENGINES))
+    assert release.buckets(KEY, probs).min() > 0
+
+
+#: With noise of δ on each logit, a row's draw changes with a chance of about 4 · 0.8 · δ / w, where
+#: a bucket is w nats wide: 2 ln 2, and ln 2 / 2 for two classes.
+@pytest.mark.parametrize("k", [2, 10, 100])
+@pytest.mark.parametrize(("noise", "shared"), [(1e-7, 0.999), (1e-4, 0.999), (1e-2, 0.97)])
+def test_neighbours_share_their_number(k: int, noise: float, shared: float) -> None:
     generator = torch.Generator().manual_seed(3)
-    probs = dirichlet(2000, 10, 1.0, generator).float()
+    logits = 3 * torch.randn(4000, k, generator=generator, dtype=torch.float64)
+    near = logits + noise * torch.randn(logits.shape, generator=generator, dtype=torch.float64)
+    drawn = release.uniforms(KEY, logits.softmax(1))
+    same = (release.uniforms(KEY, near.softmax(1)) == drawn).double().mean()
+    assert same > (shared if k > 2 else 1 - 4 * (1 - shared))
+
+
+@pytest.mark.parametrize(("k", "different"), [(2, 150), (3, 1000), (10, 1800), (100, 1990)])
+def test_rows_apart_keys_and_labels_have_other_numbers(k: int, different: int) -> None:
+    generator = torch.Generator().manual_seed(3)
+    probs = (3 * torch.randn(2000, k, generator=generator)).softmax(1)
     drawn = release.uniforms(KEY, probs)
-    noise = 1 + 1e-7 * torch.randn(probs.shape, generator=generator)
-    assert (release.uniforms(KEY, probs * noise) == drawn).double().mean() > 0.999
-    moved = probs.roll(1, dims=1)
-    assert not (release.uniforms(KEY, moved) == drawn).any()
+    assert len(drawn.unique()) > different
+    assert not (release.uniforms(KEY, probs.roll(1, dims=1)) == drawn).any()
     assert not (release.uniforms(KEY + 1, probs) == drawn).any()
-    assert len(drawn.unique()) == len(drawn)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_codewords_follow_their_map(engine: str) -> None:
     """χ² of 3 degrees of freedom: above 16.3 with probability 0.001."""
     generator = torch.Generator().manual_seed(5)
-    probs = dirichlet(40_000, 6, 1.0, generator)
+    k = 40  # of which hardly two rows share a draw
+    probs = dirichlet(40_000, k, 0.3, generator)
     chances = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.5, 0.05, 0.05, 0.4]], dtype=torch.float64)
-    tables = sure_tables(6, [], [[2.0, 3.0, 4.0]], torch.float64)._replace(
-        map_of_class=torch.arange(6).remainder(2).int(),
+    tables = sure_tables(k, [], [[2.0, 3.0, 4.0]], torch.float64)._replace(
+        map_of_class=torch.arange(k).remainder(2).int(),
         cumulative=chances.cumsum(1).unsqueeze(1).repeat(1, 4, 1),
     )
     tables.cumulative[:, :, 3] = 1

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <bit>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 
@@ -12,6 +13,16 @@
 #include "aeppt/siphash.h"
 
 namespace aeppt {
+
+constexpr int kProjections = 4;
+constexpr int kDroppedBits = 13;
+constexpr int32_t kLeastBits = 0x1f800000;  // of the float 2^-64
+
+// How a row's projections are cut into buckets.
+struct Buckets {
+  double width;                 // in steps
+  double offset[kProjections];  // secret, and so great that no projection falls below zero
+};
 
 template <typename T>
 struct Release {
@@ -25,6 +36,7 @@ struct Release {
   const double* cumulative;           // [m, cells, cells]
   const T* codebook;                  // [cells, classes]
   SipKey key;
+  Buckets buckets;
   T* out;             // [rows, classes]
   int8_t* status;     // [rows]
   int32_t* codeword;  // [rows]
@@ -45,33 +57,60 @@ AEPPT_DEVICE constexpr bool is_total(double sum) {
 }
 
 // ---- what is hashed ----
+//
+// Of a row its label, and of each secret projection of its log-probabilities the bucket in which it
+// lies: rows near each other share their draw (docs/design.md). All numbers are integers, so that
+// no order of summation shows, also where they stand in doubles.
 
-// The exponent and 3 bits of the mantissa, rounded; a negative zero is zero.
+// Of a probability: the bits of a float are a piecewise linear logarithm, of which this leaves
+// 1,024 steps to the doubling. What is below 2^-64 counts as that.
 template <typename T>
-AEPPT_DEVICE constexpr uint32_t rounded(T value) {
-  constexpr int kDropped = 20;
-  const uint32_t bits = std::bit_cast<uint32_t>(static_cast<float>(value) + 0.0f);
-  return (bits + (1u << (kDropped - 1))) >> kDropped;
+AEPPT_DEVICE constexpr int32_t steps(T value) {
+  const int32_t bits = std::bit_cast<int32_t>(static_cast<float>(value));
+  return ((bits > kLeastBits ? bits : kLeastBits) - kLeastBits) >> kDroppedBits;
 }
 
-// A message has 16 bits of each value: four values to a word, and the last word has the length too.
-AEPPT_DEVICE constexpr int64_t words_of(int64_t classes) { return classes / 4 + 1; }
-AEPPT_DEVICE constexpr uint64_t length_word(int64_t classes) {
-  return static_cast<uint64_t>(2 * classes) << 56;
-}
-
-template <typename T>
-AEPPT_DEVICE constexpr uint64_t hash_of(const T* values, int64_t classes, SipKey key) {
+// Four bits for each of the classes 16 · block … 16 · block + 15, from the lowest on: in which
+// projections it counts negative. A hash of the 8 bytes of the block's number.
+AEPPT_DEVICE constexpr uint64_t signs_of_block(SipKey key, uint64_t block) {
   SipHash<uint64_t> hash(key);
-  int64_t j = 0;
-  for (; j + 4 <= classes; j += 4) {
-    uint64_t word = 0;
-    for (int part = 0; part < 4; ++part) word |= uint64_t{rounded(values[j + part])} << 16 * part;
-    hash.absorb(word);
+  hash.absorb(block);
+  hash.absorb(uint64_t{8} << 56);
+  return hash.finish();
+}
+
+// On the host. Two doublings wide where there are eight classes or more, a quarter of a doubling
+// for each class where there are fewer, and √k times that, as the sum of k differences grows.
+inline Buckets buckets_of(SipKey key, int64_t classes) {
+  const double k = static_cast<double>(classes), widest = k < 8 ? k : 8;
+  const auto width = static_cast<int64_t>(std::sqrt(k * widest * widest * (256 * 256)));
+  SipHash<uint64_t> hash(key);
+  hash.absorb(0);  // no bytes
+  const uint64_t drawn = hash.finish();
+  Buckets buckets{static_cast<double>(width), {}};
+  for (int i = 0; i < kProjections; ++i) {
+    const int64_t share = static_cast<int64_t>(drawn >> 16 * i & 0xffff);  // of 65,536
+    buckets.offset[i] = static_cast<double>((share * width >> 16) + (classes << 17));
   }
-  uint64_t last = length_word(classes);
-  for (int part = 0; j < classes; ++j, ++part) last |= uint64_t{rounded(values[j])} << 16 * part;
-  hash.absorb(last);
+  return buckets;
+}
+
+// A message is four buckets and the label, int32 each.
+constexpr int kMessageWords = 3;
+AEPPT_DEVICE constexpr uint64_t bucket(double sum, double width) {
+  return static_cast<uint32_t>(static_cast<int32_t>(sum / width));  // exact, as both are integers
+}
+AEPPT_DEVICE constexpr uint64_t label_word(int32_t label) {
+  return uint64_t{5 * sizeof(int32_t)} << 56 | static_cast<uint32_t>(label);
+}
+
+// Of a row with these projections, to which their offsets have been added.
+AEPPT_DEVICE constexpr uint64_t hash_of(const double* sums, int32_t label, double width,
+                                        SipKey key) {
+  SipHash<uint64_t> hash(key);
+  hash.absorb(bucket(sums[0], width) | bucket(sums[1], width) << 32);
+  hash.absorb(bucket(sums[2], width) | bucket(sums[3], width) << 32);
+  hash.absorb(label_word(label));
   return hash.finish();
 }
 
@@ -99,7 +138,7 @@ AEPPT_DEVICE constexpr int32_t count_at_most(const double* values, int32_t n, do
 // Of a row with these two greatest entries, this label and this hash.
 template <typename T>
 AEPPT_DEVICE constexpr int32_t choose(const Release<T>& release, double first, double second,
-                                      int64_t label, uint64_t hash) {
+                                      int32_t label, uint64_t hash) {
   const int32_t edges = release.shapes - 1, cells = release.cells();
   const double rest = 1 - first, share = rest > 0 ? second / rest : 0;
   const int32_t i = count_at_most(release.confidence_edges, release.confidences - 1, first);

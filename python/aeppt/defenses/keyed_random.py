@@ -2,8 +2,8 @@
 
 A defense that drew fresh noise for each query could be asked many times and averaged. Here the same
 row gets the same numbers, for ever, in any batch, process and replica that holds the key, and
-nobody without the key can tell them from fresh ones. Rows further apart than rounding get other
-numbers, so whoever changes a record a little each time still sees fresh noise.
+nobody without the key can tell them from fresh ones. Rows near each other share them too, so that
+changing a record a little each time gives nothing to average either; records apart do not.
 
 ``docs/keys.md`` says where a key is kept, and what changing it costs.
 """
@@ -24,16 +24,13 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from aeppt.defenses.base import OutputDefense
-from aeppt.defenses.rows import logits
+from aeppt_ext.release import KEY_BYTES as SIPHASH_KEY_BYTES
+from aeppt_ext.release import message
 
 KEY_BYTES = 32
 #: Of the environment: a key in hexadecimal, for who cannot give a file.
 KEY_VARIABLE = "AEPPT_KEY"
 HEXADECIMAL = re.compile(rb"[0-9a-fA-F]{64}\r?\n?")
-#: The logarithms of a row are rounded to multiples of this many nats before they are hashed:
-#: replicas that compute a row with other rounding errors still agree on its numbers. Logarithms,
-#: since confident rows differ in nothing else: rounded themselves, most would be the same row.
-QUANTUM = 2.0**-3
 
 
 def new_key(random_state: int | None) -> Tensor:
@@ -131,13 +128,13 @@ def with_key(defense: OutputDefense, key: bytes) -> OutputDefense:
 def keyed_uniforms(key: Tensor, probs: Tensor, count: int) -> Tensor:
     """Uniform numbers in (0, 1), float64 [n, count], for each row of ``probs`` [n, k].
 
-    SHAKE-256 of the key and the rounded row, expanded to as many numbers as asked for; the first
-    ones do not depend on ``count``.
+    SHAKE-256 of the key and of where the row lies (:func:`aeppt_ext.release.message`, by the key's
+    first half), expanded to as many numbers as asked for; the first do not depend on ``count``.
     """
-    grid = (logits(probs.double()) / QUANTUM).round().to(torch.int16).cpu().numpy().astype("<i2")
     prefix = bytes(key.tolist())
-    content = b"".join(hashlib.shake_256(prefix + row.tobytes()).digest(8 * count) for row in grid)
-    bits = np.frombuffer(content, "<u8").reshape(len(grid), count)
+    words = message(key[:SIPHASH_KEY_BYTES].cpu(), probs).cpu().numpy().astype("<i8")
+    content = b"".join(hashlib.shake_256(prefix + row.tobytes()).digest(8 * count) for row in words)
+    bits = np.frombuffer(content, "<u8").reshape(len(words), count)
     uniforms = ((bits >> np.uint64(12)) + 0.5) * 2.0**-52  # never 0 or 1
     return torch.from_numpy(uniforms).to(probs.device)
 
