@@ -20,7 +20,7 @@ from torch import Tensor
 from aeppt.defenses import OutputDefense
 from aeppt.models.protected import log_keeping_labels
 from aeppt.serving.refusals import unusable
-from aeppt_ext import Status, reference
+from aeppt_ext import Status
 
 Floats = NDArray[np.floating]
 
@@ -152,13 +152,16 @@ class Release:
         started = time.perf_counter()
         wide = np.float64 if values.dtype == np.float64 else np.float32
         probs = self._probabilities(torch.from_numpy(values.reshape(-1, k).astype(wide)))
-        # Checked here too: a defense may be told to let through what is no distribution.
-        if not bool(reference.is_distribution(probs).all()):
-            raise unusable(f"the output to protect does not hold {self.kind.value}")
-        protected, info = self.defense.protect(probs, return_info=True)
+        no_distribution = unusable(f"the output to protect does not hold {self.kind.value}")
+        try:
+            protected, info = self.defense.protect(probs, return_info=True)
+        except ValueError:
+            raise no_distribution from None
+        counts = np.bincount(info.status.numpy(), minlength=len(Status))
+        if counts[Status.INVALID] > 0:  # the defense may have been told to let such rows through
+            raise no_distribution
         if self.kind is not Kind.probabilities:
             protected = log_keeping_labels(protected)
-        counts = np.bincount(info.status.numpy(), minlength=len(Status))
         narrow = keeping_label(protected.numpy(), values.dtype).reshape(values.shape)
         return narrow, Protection(counts, time.perf_counter() - started)
 
