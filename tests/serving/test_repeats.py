@@ -1,7 +1,6 @@
 """Asking the running gateway again gains nothing: a random defense's draws hang on the query.
 
-``benchmarks/serving/neighbours.py`` measures what copies tell that are further from the record than
-rounding errors.
+``benchmarks/serving/neighbours.py`` measures what copies tell that are further from the record.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from load import Answer, Client, Form, message
 
 pytestmark = pytest.mark.slow
 REPEATS, AT_ONCE = 1000, 8
-ROUNDING = 1e-6  # about eight times float32's, of inputs of about one
+NOISE = 1e-4  # of inputs of about one: were the values themselves hashed, the AUC would be 0.73
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +50,14 @@ def test_the_same_query_gets_the_same_bytes(gateway: servers.Server, form: Form)
     assert len(uvloop.run(asked())) == 1
 
 
-def test_copies_within_rounding_errors_tell_no_more_than_one_answer(
+def test_near_copies_tell_no_more_than_one_answer(
     gateway: servers.Server,
 ) -> None:
     inputs = servers.queries(1000, seed=5)
     is_member = predictor.looks_member(inputs)
     bare = predictor.probabilities(inputs).max(axis=1, keepdims=True)
     _, undefended, _ = neighbours.learned(bare, is_member)
-    found = neighbours.attacked(gateway, inputs, copies=30, noise=ROUNDING)["auc"]
+    found = neighbours.attacked(gateway, inputs, copies=30, noise=NOISE)["auc"]
     auc, low, _ = found["mean and spread"]
     assert low < 0.5
     assert auc < found["one answer"][0] + 0.02
