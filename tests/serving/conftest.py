@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 from aeppt import Predictions, PrivacyFunnel
 
+sys.path.insert(0, str(Path(__file__).parent))  # for serving_helpers
+
 START_SECONDS = 60
 #: Imports once what gateways and the predictor need, and forks each of them.
 FORKS = multiprocessing.get_context("forkserver")
@@ -253,6 +255,13 @@ def grpc(start: Start, predictor: tuple[str, str], curl: Curl) -> Server:
         *("--output", "probs", "--allow-output", "embedding"),
     )
     _wait_until_ready(server, curl)
+    return server
+
+
+@pytest.fixture(params=["rest", "grpc"])
+def gateway(request: pytest.FixtureRequest) -> Server:
+    """Each of the two in turn."""
+    server: Server = request.getfixturevalue(request.param)
     return server
 
 

@@ -10,23 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from serving_helpers import SECRET, v2_request
 
 from aeppt import PrivacyFunnel
 
 DATATYPES = {"FP16": np.float16, "FP32": np.float32, "FP64": np.float64}
-SECRET = "a text that holds an input"
 Curl = Callable[..., tuple[int, Any]]
 Infer = Callable[..., dict[str, NDArray]]
-
-
-@pytest.fixture(params=["rest", "grpc"])
-def gateway(request: pytest.FixtureRequest) -> Any:
-    return request.getfixturevalue(request.param)
-
-
-def v2_request(rows: NDArray, **more: Any) -> dict[str, Any]:
-    tensor = {"name": "rows", "shape": list(rows.shape), "datatype": "FP32"}
-    return {"inputs": [tensor | {"data": rows.ravel().tolist()}], **more}
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])

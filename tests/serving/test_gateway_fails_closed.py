@@ -21,10 +21,10 @@ import pytest
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 from numpy.typing import NDArray
+from serving_helpers import SECRET, v2_request
 
 from aeppt import PrivacyFunnel
 
-SECRET = "a text that holds an input"
 Curl = Callable[..., tuple[int, Any]]
 
 #: How the predictor misbehaves: HTTP and gRPC status that the client sees.
@@ -40,16 +40,6 @@ FAULTS = {
     "deep": (502, "INTERNAL"),
     "missing": (502, "INTERNAL"),
 }
-
-
-@pytest.fixture(params=["rest", "grpc"])
-def gateway(request: pytest.FixtureRequest) -> Any:
-    return request.getfixturevalue(request.param)
-
-
-def v2_request(rows: NDArray, **more: Any) -> dict[str, Any]:
-    tensor = {"name": "rows", "shape": list(rows.shape), "datatype": "FP32"}
-    return {"inputs": [tensor | {"data": rows.ravel().tolist()}], **more}
 
 
 def is_refusal(answer: Any, rows: NDArray) -> bool:

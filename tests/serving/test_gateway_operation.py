@@ -15,17 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from serving_helpers import v2_request
 
 from aeppt import AEPPT, Predictions
 from aeppt.serving.configuration import ApiKeys, Configuration
 
 Curl = Callable[..., tuple[int, Any]]
 API_KEY = "an-api-key-of-some-length"
-
-
-def v2_request(rows: NDArray, **more: Any) -> dict[str, Any]:
-    tensor = {"name": "rows", "shape": list(rows.shape), "datatype": "FP32"}
-    return {"inputs": [tensor | {"data": rows.ravel().tolist()}], **more}
 
 
 @pytest.fixture(scope="module")

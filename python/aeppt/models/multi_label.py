@@ -11,11 +11,10 @@ from typing import TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from aeppt.defenses import OutputDefense
-from aeppt.models.protected import floating_dtype, log_keeping_labels
+from aeppt.models.protected import ServedModel, floating_dtype, log_keeping_labels
 
 Array = TypeVar("Array", NDArray[np.floating], Tensor)
 
@@ -50,7 +49,6 @@ def two_class_rows(probs: Array) -> Array:
 
 def check_two_classes(defense: OutputDefense) -> None:
     """Refuse a defense that was not fitted on two-class rows."""
-    check_is_fitted(defense, "module_")
     if defense.n_features_in_ != 2:
         raise ValueError(
             "a multi-label model needs a defense fitted on two_class_rows(probs); this one was "
@@ -83,7 +81,7 @@ def log_odds(probs: Tensor) -> Tensor:
     return (yes - no).reshape(probs.shape)
 
 
-class ProtectedMultiLabel(nn.Module):
+class ProtectedMultiLabel(ServedModel):
     """A torch model of many yes-or-no labels behind a defense: inputs in, protected log-odds out.
 
     The model's sigmoid outputs are protected one by one; which of them exceed 0.5 stays. What the
@@ -105,16 +103,8 @@ class ProtectedMultiLabel(nn.Module):
     """
 
     def __init__(self, model: nn.Module, defense: OutputDefense) -> None:
-        super().__init__()
+        super().__init__(model, defense)
         check_two_classes(defense)
-        self.model = model
-        self.defense = defense.module_
-        self.eval()
-
-    def train(self, mode: bool = True) -> ProtectedMultiLabel:
-        """Stay in eval mode: what is served is a trained model."""
-        super().train(False)
-        return self
 
     def predict_proba(self, inputs: Tensor) -> Tensor:
         """Protected outputs [n, m] in [0, 1], float32 (float64 where the logits are)."""

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from aeppt.defenses import OutputDefense
 
@@ -65,7 +66,22 @@ def top_k(probs: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values[:, :k], classes[:, :k]
 
 
-class ProtectedModel(nn.Module):
+class ServedModel(nn.Module):
+    """A trained torch model and a fitted defense; it stays in eval mode."""
+
+    def __init__(self, model: nn.Module, defense: OutputDefense) -> None:
+        super().__init__()
+        check_is_fitted(defense, "module_")
+        self.model = model
+        self.defense = defense.module_
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in eval mode: what is served is a trained model."""
+        return super().train(False)
+
+
+class ProtectedModel(ServedModel):
     """A torch classifier behind a defense: inputs in, protected log-probabilities out.
 
     Works with any module that returns logits [n, k]: plain, scripted or compiled, on any device,
@@ -86,17 +102,8 @@ class ProtectedModel(nn.Module):
     """
 
     def __init__(self, model: nn.Module, defense: OutputDefense) -> None:
-        super().__init__()
-        check_is_fitted(defense, "module_")
-        self.model = model
-        self.defense = defense.module_
+        super().__init__(model, defense)
         self.n_classes = defense.n_features_in_
-        self.eval()
-
-    def train(self, mode: bool = True) -> ProtectedModel:
-        """Stay in eval mode: what is served is a trained model."""
-        super().train(False)
-        return self
 
     def predict_proba(self, inputs: Tensor) -> Tensor:
         """Protected probabilities [n, k], float32 (float64 where the logits are)."""

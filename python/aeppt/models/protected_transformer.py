@@ -5,18 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from sklearn.utils.validation import check_is_fitted
-from torch import nn
 
 from aeppt.defenses import OutputDefense
 from aeppt.models.multi_label import check_two_classes, log_odds, protected_sigmoid
-from aeppt.models.protected import log_keeping_labels, protected_soft_max
+from aeppt.models.protected import ServedModel, log_keeping_labels, protected_soft_max
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class ProtectedTransformer(nn.Module):
+class ProtectedTransformer(ServedModel):
     """A ``PreTrainedModel`` for classification behind a defense; pipelines take it as a model.
 
     It is called as the model is, and returns the same kind of output with nothing in it but the
@@ -40,9 +38,10 @@ class ProtectedTransformer(nn.Module):
         The defense was not fitted.
     """
 
+    model: PreTrainedModel
+
     def __init__(self, model: PreTrainedModel, defense: OutputDefense) -> None:
-        super().__init__()
-        check_is_fitted(defense, "module_")
+        super().__init__(model, defense)
         config = model.config
         if config.problem_type == "regression":
             raise ValueError("the model is a regression, which has no probabilities to protect")
@@ -57,14 +56,6 @@ class ProtectedTransformer(nn.Module):
                 f"the model has {self.n_classes} labels, but the defense was fitted on "
                 f"{defense.n_features_in_} classes"
             )
-        self.model = model
-        self.defense = defense.module_
-        self.eval()
-
-    def train(self, mode: bool = True) -> ProtectedTransformer:
-        """Stay in eval mode: what is served is a trained model."""
-        super().train(False)
-        return self
 
     def forward(self, *args: Any, return_dict: bool = True, **kwargs: Any) -> Any:
         """The model's kind of output, or a tuple, with protected logits [n, k] alone."""

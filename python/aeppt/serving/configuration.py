@@ -58,7 +58,8 @@ class Configuration:
     api_key_file, key_file, tls_cert, tls_key, client_ca : Path or None
         Accepted API keys, one a line; the keyed hash's secret key; TLS.
     constant_time : bool
-        Refuse a defense whose work depends on the row.
+        Hold answers for a time that depends on their number of rows alone; refuse a defense that
+        takes more steps on some rows.
 
     Raises
     ------

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -160,6 +160,11 @@ def checked_request(request: InferRequest, names: frozenset[str], max_rows: int)
         if set(output.parameters or {}) - {"binary_data"}:
             raise invalid("an output may have no parameter but binary_data")
     return requested
+
+
+def rows_of(shape: Sequence[int]) -> int:
+    """How many rows an output of this shape has; a lone row has no axis for them."""
+    return shape[0] if len(shape) > 1 else 1
 
 
 def _check_rows(rows: int, max_rows: int) -> None:

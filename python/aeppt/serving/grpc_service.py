@@ -15,7 +15,7 @@ from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceSe
 from kserve.protocol.grpc.servicer import InferenceServicer
 
 from aeppt.serving.configuration import ApiKeys
-from aeppt.serving.gateway import Gateway
+from aeppt.serving.gateway import Gateway, rows_of
 from aeppt.serving.predictors import raw_bytes
 from aeppt.serving.refusals import Reason, RefusedError, invalid
 from aeppt.serving.telemetry import Metrics, log, place
@@ -118,8 +118,7 @@ class GatewayInterceptor(grpc.aio.ServerInterceptor):
                     raise RefusedError(Reason.UNAUTHENTICATED, "this needs a valid API key")
                 response = await handler.unary_unary(request, context)
                 if method == INFER:
-                    shape = response.outputs[0].shape
-                    rows = shape[0] if len(shape) > 1 else 1
+                    rows = rows_of(response.outputs[0].shape)
             except RefusedError as caught:
                 refusal = caught
             except NotImplementedError:  # what the service does not define

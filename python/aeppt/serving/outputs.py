@@ -152,14 +152,14 @@ class Release:
         started = time.perf_counter()
         wide = np.float64 if values.dtype == np.float64 else np.float32
         probs = self._probabilities(torch.from_numpy(values.reshape(-1, k).astype(wide)))
-        no_distribution = unusable(f"the output to protect does not hold {self.kind.value}")
+        no_distribution = f"the output to protect does not hold {self.kind.value}"
         try:
             protected, info = self.defense.protect(probs, return_info=True)
         except ValueError:
-            raise no_distribution from None
+            raise unusable(no_distribution) from None
         counts = np.bincount(info.status.numpy(), minlength=len(Status))
         if counts[Status.INVALID] > 0:  # the defense may have been told to let such rows through
-            raise no_distribution
+            raise unusable(no_distribution)
         if self.kind is not Kind.probabilities:
             protected = log_keeping_labels(protected)
         narrow = keeping_label(protected.numpy(), values.dtype).reshape(values.shape)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from aeppt.serving.configuration import ApiKeys, Configuration
-from aeppt.serving.gateway import Gateway
+from aeppt.serving.gateway import Gateway, rows_of
 from aeppt.serving.predictors import BINARY, HEADER_LENGTH, JSON, raw_bytes
 from aeppt.serving.refusals import Reason, RefusedError, invalid
 from aeppt.serving.telemetry import Metrics, log, place
@@ -227,9 +227,8 @@ class RestApplication:
             request.body, request.headers.get(HEADER_LENGTH.encode()), self._gateway.name
         )
         answer, _ = await self._gateway(asked)
-        shape = answer.outputs[0].shape
         body, header_length = encoded(answer, asked)
-        rows = shape[0] if len(shape) > 1 else 1
+        rows = rows_of(answer.outputs[0].shape)
         if header_length is None:
             return Reply(body, rows=rows)
         return Reply(body, BINARY, ((HEADER_LENGTH, str(header_length)),), rows)
