@@ -214,6 +214,7 @@ class Client:
 class OpenLoop:
     """What became of each planned request."""
 
+    planned: NDArray[np.float64]  # [n], of time.perf_counter
     seconds: NDArray[np.float64]  # [n], from when it was planned; NaN where it failed
     lateness: NDArray[np.float64]  # [n], seconds by which the client itself was late
     failures: Counter[str]
@@ -227,8 +228,8 @@ async def open_loop(queries: Sequence[Query], rate: float, seconds: float) -> Op
     """Send ``rate`` requests a second, evenly spaced, the given ones in turn."""
     loop = asyncio.get_running_loop()
     n = round(rate * seconds)
-    found = OpenLoop(np.full(n, np.nan), np.zeros(n), Counter())
     planned = time.perf_counter() + 0.1 + np.arange(n) / rate
+    found = OpenLoop(planned, np.full(n, np.nan), np.zeros(n), Counter())
     under_way: set[asyncio.Task[None]] = set()
     all_sent = loop.create_future()
 

@@ -2,8 +2,9 @@
 
 A predictor of 100 classes, KServe's empty transformer in front of it, and the gateway in front of
 it, all on this machine, are asked in turn, in every round, over each way that a request may take.
-Open loop at 100 requests a second: response times. Closed loop with 8 requests under way:
-throughput. Figures are medians over the rounds.
+Open loop at 100 requests a second: response times, of all requests and of those sent while the
+machine was not slow of itself (``probe.py``). Closed loop with 8 requests under way: throughput.
+Figures are medians over the rounds.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import servers
 import uvloop
-from load import Client, Form, closed_loop, message, open_loop
+from load import Client, Form, OpenLoop, closed_loop, message, open_loop
 from measurements import facts, quantiles_ms, save
+from probe import Probe
 
 from aeppt import PrivacyFunnel
 
@@ -51,24 +53,41 @@ WAYS = (
 )
 
 
-async def measured(form: Form, server: servers.Server, seconds: float) -> dict[str, Any]:
+class Measured(NamedTuple):
+    """One server in one round: response times, and answers a second."""
+
+    timed: OpenLoop
+    throughput: float
+
+
+async def measured(form: Form, server: servers.Server, seconds: float) -> Measured:
     """Response times and throughput of one server."""
     inputs = servers.queries(QUERIES)
     async with Client(form, server.port(form)) as client:
         queries = [(client, message(form, row[None])) for row in inputs]
         await open_loop(queries, RATE, 1)  # warms up
         timed = await open_loop(queries, RATE, seconds)
-        throughput = await closed_loop(queries, AT_ONCE, seconds / 2)
+        return Measured(timed, await closed_loop(queries, AT_ONCE, seconds / 2))
+
+
+def figures(found: Measured, probe: Probe) -> dict[str, Any]:
+    """Of one server in one round."""
+    timed = found.timed
+    quiet = ~probe.was_slow(timed.planned)
     return {
         **quantiles_ms(timed.seconds),
+        **{f"quiet_{name}": ms for name, ms in quantiles_ms(timed.seconds[quiet]).items()},
+        "quiet": round(float(quiet.mean()), 3),
         "client_late_p99_ms": round(1e3 * float(np.percentile(timed.lateness, 99)), 3),
         "failed": sum(timed.failures.values()),
         "failures": dict(timed.failures),
-        "requests_per_second": round(throughput, 1),
+        "requests_per_second": round(found.throughput, 1),
     }
 
 
-FIGURES = ("p50_ms", "p95_ms", "p99_ms", "requests_per_second", "client_late_p99_ms")
+#: Those of which the median over the rounds is taken, and what the gateway adds to a time.
+TIMES = ("p50_ms", "p95_ms", "p99_ms", "quiet_p50_ms", "quiet_p95_ms", "quiet_p99_ms")
+FIGURES = (*TIMES, "quiet", "requests_per_second", "client_late_p99_ms")
 
 
 def summary(rounds: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -80,8 +99,7 @@ def summary(rounds: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     direct, empty, gateway = (medians[target] for target in TARGETS)
     return {
         "medians": medians,
-        "added_p50_ms": round(gateway["p50_ms"] - direct["p50_ms"], 3),
-        "added_p99_ms": round(gateway["p99_ms"] - direct["p99_ms"], 3),
+        **{f"added_{time}": round(gateway[time] - direct[time], 3) for time in TIMES},
         "throughput_of_empty": round(
             gateway["requests_per_second"] / empty["requests_per_second"], 3
         ),
@@ -92,10 +110,11 @@ def summary(rounds: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 
 def measure(ways: Sequence[Way], rounds: int, seconds: float) -> dict[str, Any]:
     """All ways, ``rounds`` times, with all servers up throughout."""
-    found: dict[str, dict[str, list[dict[str, Any]]]] = {
+    found: dict[str, dict[str, list[Measured]]] = {
         way.name: {target: [] for target in TARGETS} for way in ways
     }
     with ExitStack() as stack:
+        probe = stack.enter_context(Probe())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         defense = folder / "defense.safetensors"
         servers.fitted(PrivacyFunnel(random_state=0)).save(defense)
@@ -115,10 +134,14 @@ def measure(ways: Sequence[Way], rounds: int, seconds: float) -> dict[str, Any]:
                 # Each goes first in its turn.
                 for target in TARGETS[number % 3 :] + TARGETS[: number % 3]:
                     server = running.get((target, way.behind), predictor)
-                    figures = uvloop.run(measured(way.form, server, seconds))
-                    found[way.name][target].append(figures)
-                    print(number, way.name, target, figures, file=sys.stderr, flush=True)
-    return {way: summary(of) for way, of in found.items()}
+                    one = uvloop.run(measured(way.form, server, seconds))
+                    found[way.name][target].append(one)
+                    median = 1e3 * np.nanmedian(one.timed.seconds)
+                    print(number, way.name, target, f"{median:.2f} ms", file=sys.stderr, flush=True)
+    return {
+        way: summary({name: [figures(one, probe) for one in all_] for name, all_ in of.items()})
+        for way, of in found.items()
+    }
 
 
 def main() -> None:
@@ -129,8 +152,12 @@ def main() -> None:
     arguments = parser.parse_args()
     found = measure(WAYS, arguments.rounds, arguments.seconds)
     for name, way in found.items():
+        all_, quiet = (
+            f"p50 {way[f'added_{when}p50_ms']:+} ms, p99 {way[f'added_{when}p99_ms']:+} ms"
+            for when in ("", "quiet_")
+        )
         print(
-            f"{name}: p50 +{way['added_p50_ms']} ms, p99 +{way['added_p99_ms']} ms, "
+            f"{name}: {all_}; while the machine was quiet {quiet}; "
             f"{way['throughput_of_empty']:.0%} of the empty transformer's throughput, "
             f"{way['failed']} failed"
         )
