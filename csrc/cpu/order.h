@@ -153,6 +153,65 @@ class Order {
     copy_run(many_count);
   }
 
+#if AEPPT_VECTOR_BYTES == 64
+  // Two lists that are merged eight keys at a time (Chhugani et al. 2008, section 4): the list with
+  // the greater head is read on, and a bitonic network parts what was read and what was kept into
+  // the eight greatest of all that is left and eight others. Each list ends in 16 zeros.
+  class Eights {
+   public:
+    Eights(const Key* a, const Key* b) : a_(a), b_(b), kept_(read()) {}
+
+    __m512i next() {
+      const __m512d read = __builtin_shufflevector(this->read(), kept_, 7, 6, 5, 4, 3, 2, 1, 0);
+      // Two bitonic lists, which are sorted side by side: the greater eight, h, and the others, l.
+      __m512d h = max(kept_, read), l = min(kept_, read);
+      __m512d one = __builtin_shufflevector(h, l, 0, 1, 2, 3, 8, 9, 10, 11);
+      __m512d other = __builtin_shufflevector(h, l, 4, 5, 6, 7, 12, 13, 14, 15);
+      h = max(one, other), l = min(one, other);  // h0 to h3 and l0 to l3; h4 to h7 and l4 to l7
+      one = __builtin_shufflevector(h, l, 0, 1, 4, 5, 8, 9, 12, 13);
+      other = __builtin_shufflevector(h, l, 2, 3, 6, 7, 10, 11, 14, 15);
+      h = max(one, other), l = min(one, other);  // h01, l01, h45, l45; h23, l23, h67, l67
+      one = __builtin_shufflevector(h, l, 0, 8, 2, 10, 4, 12, 6, 14);
+      other = __builtin_shufflevector(h, l, 1, 9, 3, 11, 5, 13, 7, 15);
+      h = max(one, other), l = min(one, other);  // h02, l02, h46, l46; h13, l13, h57, l57
+      kept_ = __builtin_shufflevector(h, l, 2, 10, 3, 11, 6, 14, 7, 15);
+      one = __builtin_shufflevector(h, l, 0, 8, 1, 9, 4, 12, 5, 13);
+      return _mm512_castpd_si512(one) & ~tag();
+    }
+
+   private:
+    // Keys are below 2^62; with this bit they are normal doubles, and in the same order.
+    static __m512i tag() { return _mm512_set1_epi64(1LL << 62); }
+    static __m512d max(__m512d x, __m512d y) { return _mm512_maskz_max_pd(0xff, x, y); }
+    static __m512d min(__m512d x, __m512d y) { return _mm512_maskz_min_pd(0xff, x, y); }
+    __m512d read() {
+      const bool from_a = *a_ > *b_;
+      const Key* const from = from_a ? a_ : b_;
+      a_ += from_a ? 8 : 0;
+      b_ += from_a ? 0 : 8;
+      return _mm512_castsi512_pd(_mm512_loadu_si512(from) | tag());
+    }
+
+    const Key *a_, *b_;
+    __m512d kept_;
+  };
+
+  // The greater half of all keys and the lesser, side by side: each waits for its own last eight.
+  static void merge_eights(Key* a, int32_t up, Key* b, int32_t down, Key* c) {
+    for (Key* const end : {a + up, b + down}) {
+      _mm512_storeu_si512(end, __m512i{});
+      _mm512_storeu_si512(end + 8, __m512i{});
+    }
+    const int32_t all = up + down, half = all / 16 * 8, of_a = greatest(half, a, up, b, down);
+    Eights greater(a, b), lesser(a + of_a, b + (half - of_a));
+    for (int32_t i = 0; i < half; i += 8) {
+      _mm512_storeu_si512(c + i, greater.next());
+      _mm512_storeu_si512(c + half + i, lesser.next());
+    }
+    for (int32_t i = 2 * half; i < all; i += 8) _mm512_storeu_si512(c + i, lesser.next());
+  }
+#endif
+
   // Two lists that are merged from both ends at once.
   struct Ends {
     const Key *front_a, *front_b, *back_a, *back_b;
@@ -176,24 +235,31 @@ class Order {
   // The greater half of all keys and the lesser half, each from both ends: four chains of dependent
   // loads instead of one of four times the length.
   static void merge_keys(Key* a, int32_t up, Key* b, int32_t down, Key* c) {
+#if AEPPT_VECTOR_BYTES == 64
+    if constexpr (kFloat) return merge_eights(a, up, b, down, c);
+#endif
     // Guards keep a list that has run out from being chosen.
     a[up] = b[down] = 0;
     a[-1] = b[-1] = ~Key(0);
-    const int32_t half = (up + down) / 2, all = up + down;
-    // How many of the greater half are in a.
-    int32_t low = half > down ? half - down : 0, high = half < up ? half : up;
-    while (low < high) {
-      const int32_t middle = (low + high) / 2;
-      if (a[middle] > b[half - middle - 1]) low = middle + 1;
-      else high = middle;
-    }
-    const Key *const split_a = a + low, *const split_b = b + (half - low);
+    const int32_t half = (up + down) / 2, all = up + down, of_a = greatest(half, a, up, b, down);
+    const Key *const split_a = a + of_a, *const split_b = b + (half - of_a);
     Ends greater{a, b, split_a - 1, split_b - 1, c, c + half - 1};
     Ends lesser{split_a, split_b, a + up - 1, b + down - 1, c + half, c + all - 1};
     for (; greater.apart(); greater.advance(), lesser.advance()) {
     }
     greater.finish();
     lesser.finish();
+  }
+
+  // How many of the so many greatest keys of two lists are in a.
+  static int32_t greatest(int32_t count, const Key* a, int32_t up, const Key* b, int32_t down) {
+    int32_t low = count > down ? count - down : 0, high = count < up ? count : up;
+    while (low < high) {
+      const int32_t middle = (low + high) / 2;
+      if (a[middle] > b[count - middle - 1]) low = middle + 1;
+      else high = middle;
+    }
+    return low;
   }
 
   // How many of n sorted keys are greater than the limit.
