@@ -10,6 +10,7 @@
 // The last is given the values in the order before the step, and brings p in line with them.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cstdint>
 #include <cstring>
@@ -65,7 +66,7 @@ class Order {
   // `moved` [k] says which way each entry of values went, by one constant.
   void merge(T* values, const T* moved, int32_t* order, T* p) {
     const int32_t k = k_;
-    Key *const a = a_, *const b = b_, *const c = c_;
+    Key *const a = a_, *const b = b_;
     int32_t flat = 0;
 #pragma omp simd reduction(+ : flat)
     for (int32_t r = 0; r < k; ++r) flat += moved[r] == 0 ? 1 : 0;
@@ -75,11 +76,13 @@ class Order {
     // Rounding and clipping make ties, whose order by index is mended here: a merge from both ends
     // loses keys of a list that is not sorted.
     if (!(insertion(a, up) && insertion(b, down))) return sort_moved(values, order, p);
-    if (up < down / 16) insert(a, up, b, down, c);
-    else if (down < up / 16) insert(b, down, a, up, c);
-    else merge_keys(a, up, b, down, c);
-    for (int32_t j = 0; j < k; ++j) p[j] = 0;
-    write(c, n, order, values);
+    const bool few_up = up < down / 16, few_down = down < up / 16;
+    if (few_up) insert(a, up, b, down, c_);
+    if (few_down) insert(b, down, a, up, c_);
+    if (few_up || few_down) write(c_, n, order, values);
+    else merge_keys(a, up, b, down, order, values);
+    if (n < k) std::fill_n(p, k, T(0));
+#pragma GCC unroll 8
     for (int32_t r = 0; r < n; ++r) p[order[r]] = values[r];
     append_zeros(p, n, order, values);
   }
@@ -196,8 +199,15 @@ class Order {
     __m512d kept_;
   };
 
+  static void write_eight(__m512i keys, int32_t* order, T* values) {
+    const __m256i bits = _mm512_maskz_cvtepi64_epi32(0xff, keys >> kIndexBits);
+    _mm256_storeu_ps(values, _mm256_castsi256_ps(bits));
+    const __m256i index = ~_mm512_maskz_cvtepi64_epi32(0xff, keys);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(order), index);
+  }
+
   // The greater half of all keys and the lesser, side by side: each waits for its own last eight.
-  static void merge_eights(Key* a, int32_t up, Key* b, int32_t down, Key* c) {
+  static void merge_eights(Key* a, int32_t up, Key* b, int32_t down, int32_t* order, T* values) {
     for (Key* const end : {a + up, b + down}) {
       _mm512_storeu_si512(end, __m512i{});
       _mm512_storeu_si512(end + 8, __m512i{});
@@ -205,10 +215,10 @@ class Order {
     const int32_t all = up + down, half = all / 16 * 8, of_a = greatest(half, a, up, b, down);
     Eights greater(a, b), lesser(a + of_a, b + (half - of_a));
     for (int32_t i = 0; i < half; i += 8) {
-      _mm512_storeu_si512(c + i, greater.next());
-      _mm512_storeu_si512(c + half + i, lesser.next());
+      write_eight(greater.next(), order + i, values + i);
+      write_eight(lesser.next(), order + half + i, values + half + i);
     }
-    for (int32_t i = 2 * half; i < all; i += 8) _mm512_storeu_si512(c + i, lesser.next());
+    for (int32_t i = 2 * half; i < all; i += 8) write_eight(lesser.next(), order + i, values + i);
   }
 #endif
 
@@ -234,10 +244,11 @@ class Order {
 
   // The greater half of all keys and the lesser half, each from both ends: four chains of dependent
   // loads instead of one of four times the length.
-  static void merge_keys(Key* a, int32_t up, Key* b, int32_t down, Key* c) {
+  void merge_keys(Key* a, int32_t up, Key* b, int32_t down, int32_t* order, T* values) const {
 #if AEPPT_VECTOR_BYTES == 64
-    if constexpr (kFloat) return merge_eights(a, up, b, down, c);
+    if constexpr (kFloat) return merge_eights(a, up, b, down, order, values);
 #endif
+    Key* const c = c_;
     // Guards keep a list that has run out from being chosen.
     a[up] = b[down] = 0;
     a[-1] = b[-1] = ~Key(0);
@@ -249,6 +260,7 @@ class Order {
     }
     greater.finish();
     lesser.finish();
+    write(c, all, order, values);
   }
 
   // How many of the so many greatest keys of two lists are in a.
