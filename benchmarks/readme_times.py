@@ -24,6 +24,11 @@ def best(engines: list[dict], names: tuple[str, ...]) -> dict:
     return min(timed, key=lambda engine: engine["median_ms"])
 
 
+def ms(median: float) -> str:
+    """A time for people."""
+    return f"{median:,.0f} ms" if median >= 1000 else f"{median:.3g} ms"
+
+
 def grid(cells: list[dict], entry: Callable[[dict], str]) -> list[str]:
     """A table of one entry per cell: a line for each substitute, a column for each batch size."""
     by_place = {(cell["k"], cell["hidden"], cell["n"]): cell for cell in cells}
@@ -48,7 +53,7 @@ def gpu_times(results: Path | None) -> str:
     def entry(cell: dict) -> str:
         kernel, plain = best(cell["engines"], KERNEL), best(cell["engines"], PLAIN)
         ratio = plain["median_ms"] / kernel["median_ms"]
-        return f"{kernel['median_ms']:.3g} ms {kernel['engine']}, {ratio:.1f}×"
+        return f"{ms(kernel['median_ms'])} {kernel['engine']}, {ratio:.1f}×"
 
     lines = [
         f"On one {report['device']}, {report['date'][:10]}: the kernel's fastest precision, and "
@@ -73,16 +78,16 @@ def cpu_times(results: Path) -> str:
         for k, engines in ((cell["k"], cell["engines"]) for cell in last)
     )
     mkl, onednn = (run["matrix_rate_gflops"][f"{name} float32"] for name in ("torch.mm", "oneDNN"))
-    early = run["early"]
+    early, machine = run["early"], run["machine"].replace("(R)", "")
     lines = [
-        f"On an {run['machine']} with {run['instruction_set']}, {run['threads']} threads, "
+        f"On an {machine} with {run['instruction_set']}, {run['threads']} threads, "
         f"{run['date'][:10]}: 50 gradient steps of every row, and how many times faster that is "
         "than the best of plain PyTorch (eager or `torch.compile`, float32 or bf16, finished rows "
         f"dropped); `make bench`, medians, [all figures]({results.relative_to(ROOT)}):",
         "",
         *grid(
             run["cells"],
-            lambda cell: f"{cell['engines']['fused']['median_ms']:.3g} ms, {cell['ratio']:.1f}×",
+            lambda cell: f"{ms(cell['engines']['fused']['median_ms'])}, {cell['ratio']:.1f}×",
         ),
         "",
         f"Geometric mean {run['geometric_mean_ratio']:.1f}×, lowest {lowest:.1f}×. With "
@@ -91,9 +96,9 @@ def cpu_times(results: Path) -> str:
         f"{bf16} as fast.",
         "",
         f"Where rows succeed (k = {early['k']}, n = {early['n']:,}, {early['success']:.0%} of the "
-        f'rows), the default `method="boundary"` takes {early["boundary"]["median_ms"]:.3g} ms '
+        f'rows), the default `method="boundary"` takes {ms(early["boundary"]["median_ms"])} '
         f"and {early['boundary']['steps']:.1f} gradient steps per row; the best of plain PyTorch "
-        f'with `method="step"` takes {early["plain_step"]["median_ms"]:.3g} ms and '
+        f'with `method="step"` takes {ms(early["plain_step"]["median_ms"])} and '
         f"{early['plain_step']['steps']:.1f}: {early['ratio']:.1f}×.",
         "",
         f"![Ratio to the best of plain PyTorch, by batch size]({picture})",

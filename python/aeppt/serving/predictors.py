@@ -45,6 +45,10 @@ Specs = list[dict[str, Any]]
 class Predictor(Protocol):
     """What the gateway asks of any of them."""
 
+    @property
+    def output(self) -> str | None:
+        """The output that is to be protected; None where the model's only one is."""
+
     async def infer(self, request: InferRequest) -> InferResponse:
         """The answer to a V2 request."""
 
@@ -76,6 +80,7 @@ class RestPredictor:
     """A model server that speaks V1 or V2 over HTTP; one client with kept connections."""
 
     def __init__(self, configuration: Configuration, max_answer_bytes: int) -> None:
+        self.output = configuration.output
         v1 = configuration.asks_v1
         name = quote(configuration.model_name, safe="")
         model = f"http://{configuration.predictor}/{'v1' if v1 else 'v2'}/models/{name}"
@@ -204,6 +209,7 @@ class GrpcPredictor:
     """A model server that speaks V2 over gRPC."""
 
     def __init__(self, configuration: Configuration, max_answer_bytes: int) -> None:
+        self.output = configuration.output
         self._channel = grpc.aio.insecure_channel(
             configuration.predictor,
             options=[

@@ -53,10 +53,8 @@ async def _serve(configuration: Configuration) -> None:
     defense, api_keys = configuration.load_defense(), configuration.api_keys()
     predictor = connect(configuration, configuration.max_answer_bytes(defense.n_features_in_))
     try:
-        output = getattr(predictor, "output", configuration.output)
-        release = Release(
-            defense, output, configuration.kind, frozenset(configuration.allowed_outputs)
-        )
+        allowed = frozenset(configuration.allowed_outputs)
+        release = Release(defense, predictor.output, configuration.kind, allowed)
         metrics = Metrics()
         gateway = Gateway(
             configuration.model_name,
