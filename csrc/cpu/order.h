@@ -142,7 +142,7 @@ class Order {
     return {up, down};
   }
 
-  // Two ways to merge sorted lists. Where one is short, its keys go between runs of the other.
+  // Merging two sorted lists. Where one is short, its keys go between runs of the other.
   static void insert(const Key* few, int32_t few_count, const Key* many, int32_t many_count,
                      Key* to) {
     const auto copy_run = [&](int32_t count) {
@@ -157,9 +157,9 @@ class Order {
   }
 
 #if AEPPT_VECTOR_BYTES == 64
-  // Two lists that are merged eight keys at a time (Chhugani et al. 2008, section 4): the list with
-  // the greater head is read on, and a bitonic network parts what was read and what was kept into
-  // the eight greatest of all that is left and eight others. Each list ends in 16 zeros.
+  // Else eight keys at a time (Chhugani et al. 2008, section 4): the list with the greater head is
+  // read on, and a bitonic network parts what was read and what was kept into the eight greatest of
+  // all that is left and eight others. Each list ends in 16 zeros.
   class Eights {
    public:
     Eights(const Key* a, const Key* b) : a_(a), b_(b), kept_(read()) {}
@@ -222,7 +222,7 @@ class Order {
   }
 #endif
 
-  // Two lists that are merged from both ends at once.
+  // Or, without such vectors, from both ends at once.
   struct Ends {
     const Key *front_a, *front_b, *back_a, *back_b;
     Key *front, *back;
