@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
-from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -21,6 +20,7 @@ from aeppt.attacks.learned import (
     fit_quietly,
     one_hot,
 )
+from aeppt.networks import Network
 from aeppt.predictions import Predictions
 
 
@@ -51,7 +51,7 @@ class NeuralNetworkAttack(LearnedAttack):
         """The network on standardised features."""
         return make_pipeline(
             StandardScaler(),
-            MLPClassifier(self.hidden, max_iter=300, random_state=self.random_state),
+            Network(self.hidden, max_iter=300, random_state=self.random_state),
         )
 
 
@@ -203,9 +203,7 @@ class BorderAttack(Attack):
             random_state=self.random_state,
         )
         # As in AEPPT: no standardisation and much weight decay, for a border that others share.
-        substitute = MLPClassifier(
-            self.hidden, alpha=0.1, max_iter=100, random_state=self.random_state
-        )
+        substitute = Network(self.hidden, alpha=0.1, max_iter=100, random_state=self.random_state)
         fit_quietly(substitute, descending(shadow.probs[first]), shadow.is_member[first])
 
         def distances(probs: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.neural_network import MLPClassifier
 from torch import Tensor
 
+from aeppt.networks import Network
 from aeppt_ext import reference
 
 #: A smooth substitute gives useful gradients and a border that other attackers share; weight decay
@@ -63,7 +63,7 @@ def fit_substitute(
     if not all(isinstance(width, Integral) and width > 0 for width in hidden):
         raise ValueError(f"hidden must be positive integers, got {hidden!r}")
     inputs, _ = reference.extract_features(torch.from_numpy(probs), features)
-    classifier = MLPClassifier(
+    classifier = Network(
         tuple(hidden), alpha=WEIGHT_DECAY, max_iter=MAX_EPOCHS, random_state=random_state
     )
     with warnings.catch_warnings():  # the number of epochs is a choice, not a failure
