@@ -85,7 +85,7 @@ def figures(found: Measured, probe: Probe) -> dict[str, Any]:
     }
 
 
-#: Those of which the median over the rounds is taken, and what the gateway adds to a time.
+#: Of which it is told what the gateway adds; of all figures the median over the rounds.
 TIMES = ("p50_ms", "p95_ms", "p99_ms", "quiet_p50_ms", "quiet_p95_ms", "quiet_p99_ms")
 FIGURES = (*TIMES, "quiet", "requests_per_second", "client_late_p99_ms")
 

@@ -22,16 +22,16 @@ SLOW = 2.5  # times the usual, which is the first fifth of all
 AROUND = 0.06  # seconds before and after a slow probe that count as slow too
 
 
-def _touch(ready: Connection) -> None:
+def _touch(pipe: Connection) -> None:
     """Until told to stop; sends [n, 2]: when, on ``perf_counter``, and seconds taken."""
     pages = np.ones((PAGES, PAGE_BYTES), np.uint8)
     found = []
-    ready.send(None)
-    while not ready.poll(EVERY):
+    pipe.send(None)
+    while not pipe.poll(EVERY):
         start = time.perf_counter()
         pages[:, 0] += 1
         found.append((start, time.perf_counter() - start))
-    ready.send(np.array(found))
+    pipe.send(np.array(found))
 
 
 class Probe:
@@ -53,11 +53,6 @@ class Probe:
 
     def was_slow(self, when: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Whether the machine was slow about each moment [n] of ``time.perf_counter``."""
-        if not len(self._slow):
-            return np.zeros(len(when), bool)
-        after = np.searchsorted(self._slow, when)
-        nearest = [
-            np.abs(when - self._slow[np.clip(after + i, 0, len(self._slow) - 1)]) for i in (-1, 0)
-        ]
-        slow: NDArray[np.bool_] = np.minimum(*nearest) < AROUND
+        before = np.searchsorted(self._slow, when - AROUND, side="right")
+        slow: NDArray[np.bool_] = np.searchsorted(self._slow, when + AROUND) > before
         return slow

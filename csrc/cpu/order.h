@@ -76,10 +76,8 @@ class Order {
     // Rounding and clipping make ties, whose order by index is mended here: a merge from both ends
     // loses keys of a list that is not sorted.
     if (!(insertion(a, up) && insertion(b, down))) return sort_moved(values, order, p);
-    const bool few_up = up < down / 16, few_down = down < up / 16;
-    if (few_up) insert(a, up, b, down, c_);
-    if (few_down) insert(b, down, a, up, c_);
-    if (few_up || few_down) write(c_, n, order, values);
+    if (up < down / 16) insert(a, up, b, down, order, values);
+    else if (down < up / 16) insert(b, down, a, up, order, values);
     else merge_keys(a, up, b, down, order, values);
     if (n < k) std::fill_n(p, k, T(0));
 #pragma GCC unroll 8
@@ -143,8 +141,9 @@ class Order {
   }
 
   // Merging two sorted lists. Where one is short, its keys go between runs of the other.
-  static void insert(const Key* few, int32_t few_count, const Key* many, int32_t many_count,
-                     Key* to) {
+  void insert(const Key* few, int32_t few_count, const Key* many, int32_t many_count,
+              int32_t* order, T* values) const {
+    Key* to = c_;
     const auto copy_run = [&](int32_t count) {
       std::memcpy(to, many, count * sizeof(Key));
       to += count, many += count, many_count -= count;
@@ -154,6 +153,7 @@ class Order {
       *to++ = few[i];
     }
     copy_run(many_count);
+    write(c_, static_cast<int32_t>(to - c_), order, values);
   }
 
 #if AEPPT_VECTOR_BYTES == 64
