@@ -7,7 +7,6 @@
 //   sort_again()  the order of a nearby point: insertion, as long as little moves
 //   merge()       the last step added one constant here and took it there: two sorted lists to
 //   merge
-// The last is given the values in the order before the step, and brings p in line with them.
 #pragma once
 
 #include <algorithm>
@@ -31,12 +30,16 @@ class Order {
 
   // Vectors are stored whole, so that the last may reach this far beyond the end of a list.
   static constexpr int32_t kSlack = 16;
-  // scratch: scratch_keys(k) keys, three lists with room for a guard before each.
+  // scratch: scratch_keys(k) keys, three lists with room for a guard before each, and values.
   static constexpr int64_t list_keys(int64_t k) { return 1 + k + kSlack; }
-  static constexpr int64_t scratch_keys(int64_t k) { return 3 * list_keys(k); }
+  static constexpr int64_t scratch_keys(int64_t k) { return 3 * list_keys(k) + k; }
   Order() = default;
   Order(int32_t k, Key* scratch)
-      : k_(k), a_(scratch + 1), b_(a_ + list_keys(k)), c_(b_ + list_keys(k)) {}
+      : k_(k),
+        a_(scratch + 1),
+        b_(a_ + list_keys(k)),
+        c_(b_ + list_keys(k)),
+        by_class_(reinterpret_cast<T*>(scratch + 3 * list_keys(k))) {}
 
   // Each fills order [k, and kSlack more] and values [k], the probabilities in that order.
   void sort(const T* p, int32_t* order, T* values) {
@@ -57,32 +60,32 @@ class Order {
     else sort(p, order, values);
   }
 
-  // As merge(), where nothing is known of the step.
-  void sort_moved(T* values, int32_t* order, T* p) {
-    for (int32_t r = 0; r < k_; ++r) p[order[r]] = values[r];
-    sort_again(p, order, values);
+  // The next two are given `values` as they are after a step, in the `order` before it; they sort the
+  // values and fill new_order, which may be the same. Nothing else is known of the step:
+  void sort_moved(T* values, const int32_t* order, int32_t* new_order) {
+    for (int32_t r = 0; r < k_; ++r) a_[r] = key(values[r], order[r]);
+    if (insertion(a_, k_)) return write(a_, k_, new_order, values);
+    for (int32_t r = 0; r < k_; ++r) by_class_[order[r]] = values[r];
+    sort(by_class_, new_order, values);
   }
 
-  // `moved` [k] says which way each entry of values went, by one constant.
-  void merge(T* values, const T* moved, int32_t* order, T* p) {
-    const int32_t k = k_;
+  // Or `moved` [k] says by its signs which way each entry went, by one constant.
+  void merge(T* values, const T* moved, const int32_t* order, int32_t* new_order) {
     Key *const a = a_, *const b = b_;
-    int32_t flat = 0;
-#pragma omp simd reduction(+ : flat)
-    for (int32_t r = 0; r < k; ++r) flat += moved[r] == 0 ? 1 : 0;
-    if (flat > 0) return sort_moved(values, order, p);
-    const auto [up, down] = partition(values, moved, order);
-    const int32_t n = up + down;
+    const auto [up, down, flat] = partition(values, moved, order);
     // Rounding and clipping make ties, whose order by index is mended here: a merge from both ends
     // loses keys of a list that is not sorted.
-    if (!(insertion(a, up) && insertion(b, down))) return sort_moved(values, order, p);
-    if (up < down / 16) insert(a, up, b, down, order, values);
-    else if (down < up / 16) insert(b, down, a, up, order, values);
-    else merge_keys(a, up, b, down, order, values);
-    if (n < k) std::fill_n(p, k, T(0));
-#pragma GCC unroll 8
-    for (int32_t r = 0; r < n; ++r) p[order[r]] = values[r];
-    append_zeros(p, n, order, values);
+    if (flat > 0 || !(insertion(a, up) && insertion(b, down))) {
+      return sort_moved(values, order, new_order);
+    }
+    if (up < down / 16) insert(a, up, b, down, new_order, values);
+    else if (down < up / 16) insert(b, down, a, up, new_order, values);
+    else merge_keys(a, up, b, down, new_order, values);
+    const int32_t n = up + down;
+    if (n == k_) return;
+    std::fill_n(by_class_, k_, T(0));
+    for (int32_t r = 0; r < n; ++r) by_class_[new_order[r]] = values[r];
+    append_zeros(by_class_, n, new_order, values);
   }
 
  private:
@@ -104,13 +107,13 @@ class Order {
   }
 
   struct Counts {
-    int32_t up, down;
+    int32_t up, down, flat;
   };
 
-  // The keys that are kept, parted into what rose (a_) and what fell (b_).
+  // The keys that are positive, parted into what rose (a_) and what fell (b_).
   Counts partition(const T* values, const T* moved, const int32_t* order) const {
     Key *const a = a_, *const b = b_;
-    int32_t up = 0, down = 0;
+    int32_t up = 0, down = 0, flat = 0;
 #if AEPPT_VECTOR_BYTES == 64
     if constexpr (kFloat) {
       const __m256 zero = _mm256_setzero_ps();
@@ -119,25 +122,28 @@ class Order {
         const __m256 value = _mm256_loadu_ps(values + r), move = _mm256_loadu_ps(moved + r);
         const __mmask8 kept = _mm256_mask_cmp_ps_mask(valid, value, zero, _CMP_GT_OQ);
         const __mmask8 rose = _mm256_mask_cmp_ps_mask(kept, move, zero, _CMP_GT_OQ);
+        const __mmask8 fell = _mm256_mask_cmp_ps_mask(kept, move, zero, _CMP_LT_OQ);
         const __m256i bits = _mm256_castps_si256(value);
         const __m256i index = ~_mm256_loadu_si256(reinterpret_cast<const __m256i*>(order + r));
         const __m512i high = _mm512_maskz_cvtepu32_epi64(valid, bits);
         const __m512i keys = high << 32 | _mm512_maskz_cvtepu32_epi64(valid, index);
         _mm512_storeu_si512(a + up, _mm512_maskz_compress_epi64(rose, keys));
-        _mm512_storeu_si512(b + down, _mm512_maskz_compress_epi64(kept & ~rose, keys));
+        _mm512_storeu_si512(b + down, _mm512_maskz_compress_epi64(fell, keys));
         up += __builtin_popcount(rose);
-        down += __builtin_popcount(kept & ~rose);
+        down += __builtin_popcount(fell);
+        flat |= kept & ~(rose | fell);
       }
-      return {up, down};
+      return {up, down, flat};
     }
 #endif
     for (int32_t r = 0; r < k_; ++r) {
       a[up] = b[down] = key(values[r], order[r]);
-      const int32_t kept = values[r] > 0, rose = moved[r] > 0;
+      const int32_t kept = values[r] > 0, rose = moved[r] > 0, fell = moved[r] < 0;
       up += kept & rose;
-      down += kept & (rose ^ 1);
+      down += kept & fell;
+      flat |= kept & ~(rose | fell);
     }
-    return {up, down};
+    return {up, down, flat};
   }
 
   // Merging two sorted lists. Where one is short, its keys go between runs of the other.
@@ -401,6 +407,7 @@ class Order {
 
   int32_t k_;
   Key *a_, *b_, *c_;
+  T* by_class_;
 };
 
 // The first three of the same order.

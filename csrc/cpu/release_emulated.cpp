@@ -1,7 +1,6 @@
 // The source of the CUDA release on the CPU, one block per worker: for tests, and never chosen
 // unless AEPPT_ISA names it.
 #undef _FORTIFY_SOURCE  // its longjmp knows one stack only
-#define AEPPT_INDEX int32_t
 #define AEPPT_VARIANT emulated
 #include <algorithm>
 #include <memory>

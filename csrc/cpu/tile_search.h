@@ -75,7 +75,8 @@ class TileSearch {
         const int64_t row = queue.take();
         if (row >= s_.rows) break;
         Slot& slot = *live_[live];
-        slot.has_order = slot.ordered = false;
+        slot.has_order = slot.ordered = slot.ranked = false;
+        slot.best_lies = Slot::kByClass;
         if (row_.load(slot, row)) ++live;
       }
       if (live == 0) return;
@@ -88,6 +89,7 @@ class TileSearch {
             asked_[asking++] = &slot;
             [[fallthrough]];
           case Next::kEvaluate:
+            slot.ordered = slot.phase == Phase::kStep;  // elsewhere it asks for a new point
             ++i;
             break;
           case Next::kNothing:
@@ -102,11 +104,31 @@ class TileSearch {
 
  private:
   using Key = typename Order<T>::Key;
+  // On sorted features steps are taken on the sorted probabilities, and neither the point nor the
+  // best is in the order of the classes until the steps are over.
   struct Slot : Row<T> {
     T *features, *hidden;
-    int32_t* order;
+    int32_t *order, *best_order;
     bool has_order;  // that of an earlier point
     bool ordered;    // `order` and `features` are those of the point
+    bool ranked;     // the point is nowhere else
+    enum { kByClass, kAtPoint, kSorted } best_lies;
+
+    template <typename Lanes>
+    void keep(Lanes lanes, Index k) {
+      if (ranked) best_lies = kAtPoint;
+      else Row<T>::keep(lanes, k);
+    }
+    void arrange(Index k) {
+      ranked = false;
+      if (best_lies == kByClass) return;
+      const bool at_point = best_lies == kAtPoint;
+      const T* const values = at_point ? features : this->best;
+      const int32_t* const classes = at_point ? order : best_order;
+      for (Index r = 0; r < k; ++r) this->point[classes[r]] = values[r];
+      std::swap(this->point, this->best);
+      best_lies = kByClass;
+    }
   };
 
   void lay_out() {
@@ -117,7 +139,9 @@ class TileSearch {
         *row = arena_.take<T>(width);
       }
       slot.hidden = arena_.take<T>(hidden_width_);
-      slot.order = arena_.take<int32_t>(k_ + Order<T>::kSlack);
+      for (int32_t** order : {&slot.order, &slot.best_order}) {
+        *order = arena_.take<int32_t>(k_ + Order<T>::kSlack);
+      }
     }
     if (!coarse_) return;
     int64_t widest = width;
@@ -143,7 +167,6 @@ class TileSearch {
         if (o_.features == Features::kSortedRaw) std::copy_n(slot.point, k_, slot.features + k_);
       }
       slot.has_order = true;
-      slot.ordered = false;
     }
     forward(live, true);
     if (coarse_) forward(live, false);
@@ -236,21 +259,31 @@ class TileSearch {
     for (int64_t i = 0; i < asking; ++i) {
       Slot& slot = *asked_[i];
       if (o_.features == Features::kSorted) {
-        int64_t place = 0;  // the label's; it is the first, but for rounding
-        while (place + 1 < k_ && slot.order[place] != slot.label) ++place;
-        row_.step(slot, slot.features, slot.end, place);
-        if (o_.norm == Norm::kLinf) {
-          order_.merge(slot.features, slot.end, slot.order, slot.point);
-        } else {
-          order_.sort_moved(slot.features, slot.order, slot.point);
-        }
-        slot.ordered = true;
+        step_sorted(slot);
       } else {
         if (o_.features == Features::kTop3) scatter_top3(slot);
         if (o_.features == Features::kSortedRaw) add_sorted(slot);
-        row_.step(slot, slot.point, slot.end, slot.label);
+        row_.step(slot, slot.point, slot.point, slot.end, slot.label);
+        slot.ordered = false;
       }
     }
+  }
+
+  // A best point stays where it is, and the next one takes the place of the one before it.
+  void step_sorted(Slot& slot) {
+    Index label = 0;  // its place; the first, but for rounding
+    while (label + 1 < k_ && slot.order[label] != slot.label) ++label;
+    const T* const from = slot.features;
+    const int32_t* const order = slot.order;
+    if (slot.best_lies == Slot::kAtPoint) {
+      std::swap(slot.features, slot.best);
+      std::swap(slot.order, slot.best_order);
+      slot.best_lies = Slot::kSorted;
+    }
+    row_.step(slot, from, slot.features, slot.end, label);
+    if (o_.norm == Norm::kLinf) order_.merge(slot.features, slot.end, order, slot.order);
+    else order_.sort_moved(slot.features, order, slot.order);
+    slot.ordered = slot.ranked = true;
   }
 
   void scatter_top3(Slot& slot) const {

@@ -1,7 +1,6 @@
 // The CUDA kernel's source on the CPU, one block or cluster per worker: for tests, and never chosen
 // unless AEPPT_ISA names it.
 #undef _FORTIFY_SOURCE  // its longjmp knows one stack only
-#define AEPPT_INDEX int32_t
 #define AEPPT_VARIANT emulated
 #include <cmath>
 #include <memory>

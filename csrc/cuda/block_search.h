@@ -240,7 +240,7 @@ class BlockSearch {
       const Index label = place;
       place = lanes.first(k, [=](Index r) { return entries.index[r] == label; });
     }
-    search.step(slot, stepped, slot.end, place);
+    search.step(slot, stepped, stepped, slot.end, place);
     if (sorted()) order(lanes).sort_moved(entries, slot.end, s_.options.norm, slot.point);
     else look(lanes, i, slot);
     slot.next = Next::kEvaluate;

@@ -72,6 +72,7 @@ struct WarpLanes {
     double part = 0;
     AEPPT_UNROLL(1)
     for (Index j = lane(); j < n; j += kLanes) part += f(j);
+    __syncwarp(mask());
     return total(part);
   }
   template <typename F, typename G>
@@ -82,6 +83,7 @@ struct WarpLanes {
       part.first += f(j);
       part.second += g(j);
     }
+    __syncwarp(mask());
     return {total(part.first), total(part.second)};
   }
   template <typename F>
@@ -98,6 +100,14 @@ struct WarpLanes {
       if (found != 0) return base + __ffs(found) - 1;
     }
     return n;
+  }
+  template <typename F>
+  __device__ Index last(Index n, F f) const {
+    Index last = 0;
+    AEPPT_UNROLL(1)
+    for (Index j = lane(); j < n; j += kLanes) last = f(j) ? j + 1 : last;
+    __syncwarp(mask());
+    return greatest(last);
   }
   template <typename V>
   __device__ V read(const V* p) const {
@@ -233,6 +243,19 @@ struct BlockLanes {
       if (least < n) return least;
     }
     return n;
+  }
+  template <typename F>
+  __device__ Index last(Index n, F f) const {
+    Index last = 0;
+    AEPPT_UNROLL(1)
+    for (Index j = lane(); j < n; j += kThreads) last = f(j) ? j + 1 : last;
+    last = Warp::greatest(last);
+    BlockScratch& scratch = block_scratch();
+    if (Warp::lane() == 0) scratch.count[warp()] = last;
+    __syncthreads();
+    for (int w = 0; w < kWarps; ++w) last = scratch.count[w] > last ? scratch.count[w] : last;
+    __syncthreads();
+    return last;
   }
   template <typename V>
   __device__ V read(const V* p) const {

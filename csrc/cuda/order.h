@@ -88,7 +88,7 @@ class RankOrder {
         k_, [=](Index r) { return sorted.value[r] > 0 && moved[r] < 0; }, copy_to(up));
     const Index kept = up + down;
     const Sums facts = lanes_.sums(
-        k_, [=](Index r) { return moved[r] == 0 ? 1.0 : 0.0; },
+        k_, [=](Index r) { return moved[r] > 0 || moved[r] < 0 ? 0.0 : 1.0; },
         [=](Index r) {
           return r > 0 && r < kept && r != up &&
                          parts.before(r, parts.value[r - 1], parts.index[r - 1])

@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <cstdint>
 
-#define AEPPT_INDEX int32_t
 #define AEPPT_VARIANT cuda
 #include "block_release.h"
 #include "release_launch.h"

@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <type_traits>
 
-#define AEPPT_INDEX int32_t
 #define AEPPT_VARIANT cuda
 #include "block_search.h"
 #include "launch.h"

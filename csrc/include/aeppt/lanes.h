@@ -7,10 +7,11 @@
 //   sums(n, f, g)      two of them in one pass
 //   max(n, f)          the greatest f(j), n >= 1
 //   first(n, f)        the least j for which f(j) holds; n where it holds for none
+//   last(n, f)         one more than the greatest; 0 where it holds for none
 //   read(p)            *p, which any lane may overwrite afterwards
-// In a sum or a maximum, f may be called in the padding as well, which counts for nothing; and it
-// may write at its own j before its value is taken: the lane of j sees that at once, the others
-// after the next each(). The order of a sum depends on n and on nothing else. Values outside such a
+// In sums, max and last, f may be called in the padding as well, which counts for nothing. But for
+// max it may write at its own j before its value is taken: the lane of j sees that at once, the
+// others afterwards. The order of a sum depends on n and on nothing else. Values outside such a
 // call are the same in every lane.
 #pragma once
 
@@ -32,12 +33,7 @@
 
 namespace aeppt::AEPPT_VARIANT {
 
-// Of a class or a place in a row: as wide as an engine counts best.
-#ifdef AEPPT_INDEX
-using Index = AEPPT_INDEX;
-#else
-using Index = int64_t;
-#endif
+using Index = int32_t;  // of a class, or of a place in a row
 
 struct Sums {
   double first, second;
@@ -107,6 +103,18 @@ struct SimdLanes {
       if (f(j)) return j;
     }
     return n;
+  }
+  template <typename F>
+  Index last(Index n, F f) const {
+    Index last = 0;
+    const Index whole = (n + kBlock - 1) / kBlock * kBlock;
+#pragma omp simd reduction(max : last)
+    for (Index j = 0; j < whole; ++j) {
+      const bool holds = f(j);
+      const Index end = holds && j < n ? j + 1 : 0;
+      last = end > last ? end : last;
+    }
+    return last;
   }
   template <typename V>
   V read(const V* p) const {

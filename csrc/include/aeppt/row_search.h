@@ -31,6 +31,16 @@ struct Row {
   T side, score, score_before, score_after, best_goal;
   int32_t low, high, at;  // of the segment, in cells: its ends, and the row's point
   T low_goal, high_goal;  // how far the score is from the border at the ends
+
+  // While it takes steps, an engine may hold the point and the best in another order, and hide
+  // these two: the point becomes the best; both are to be in the order of the classes from now on.
+  template <typename Lanes>
+  AEPPT_DEVICE void keep(Lanes lanes, Index k) {
+    const T* const from = point;
+    T* const to = best;
+    lanes.each_padded(k, [=](Index j) { to[j] = from[j]; });
+  }
+  AEPPT_DEVICE void arrange(Index) {}
 };
 
 template <typename T, typename Lanes>
@@ -41,7 +51,7 @@ class RowSearch {
   AEPPT_DEVICE RowSearch(const Search<T>& search, Lanes lanes, bool coarse = false)
       : s_(search),
         o_(search.options),
-        k_(search.classes),
+        k_(static_cast<Index>(search.classes)),
         lanes_(lanes),
         coarse_(coarse && !search.options.constant_time) {}
 
@@ -77,7 +87,8 @@ class RowSearch {
 
   // Reads the score at the row's point, and says what the row wants next. With constant_time a row
   // that is done goes on with work whose outcome is not kept.
-  AEPPT_DEVICE Next decide(Row<T>& r) const {
+  template <typename Slot>
+  AEPPT_DEVICE Next decide(Slot& r) const {
     switch (r.phase) {
       case Phase::kStart: {
         const bool member = o_.direction == Direction::kMember;
@@ -99,7 +110,7 @@ class RowSearch {
         if (!r.selected || r.met) break;
         ++r.steps;
         if (r.side * r.score < r.best_goal) {
-          copy(r.point, r.best);
+          r.keep(lanes_, k_);
           r.best_goal = r.side * r.score;
           r.score_after = r.score;
           r.met = reached(r);
@@ -126,6 +137,7 @@ class RowSearch {
         r.exact = !coarse_;
         return Next::kGradient;
       }
+      r.arrange(k_);
       r.exact = true;
       if (coarse_ && !r.met && r.phase != Phase::kLast) {
         copy(r.best, r.point);
@@ -151,11 +163,31 @@ class RowSearch {
     return fit_budget(r);
   }
 
-  // Adds to p, the row's point in some order, the step along d, which holds the gradient before and
-  // the step taken after, and retracts; `label` is where p keeps the label.
-  AEPPT_DEVICE void step(const Row<T>& r, T* p, T* d, Index label) const {
-    move(p, d, r.side, to_border(r, r.score), label);
-    retract(lanes_, p, k_, label, o_.tie_gap);
+  // Makes of `from`, the row's point in some order, p, the point one step further along d, and
+  // retracts; d holds the gradient before and the direction after, whose signs say which way the
+  // entries went. `label` is where the label is.
+  AEPPT_DEVICE void step(const Row<T>& r, const T* from, T* p, T* d, Index label) const {
+    const bool logit = o_.space == Space::kLogit;
+    const T side = r.side, origin = logit ? -side * lanes_.read(d + label) : T(0);
+    const double mean = logit ? lanes_.sum(k_,
+                                           [=](Index j) {
+                                             constexpr T kLowest = static_cast<T>(kLogFloor);
+                                             p[j] = from[j] > kLowest ? from[j] : kLowest;
+                                             d[j] = -side * d[j] - origin;
+                                             return p[j] * d[j];
+                                           })
+                              : lanes_.sum(k_, [=](Index j) {
+                                  p[j] = from[j];
+                                  return d[j] = -side * d[j];
+                                }) / k_;
+    const T shift = static_cast<T>(mean);
+    // The direction, on the simplex.
+    const auto centered = [=](Index j) { return logit ? p[j] * (d[j] - shift) : d[j] - shift; };
+    const T distance = to_border(r, r.score);
+    const double total = o_.norm == Norm::kLinf ? step_linf(p, d, centered, distance)
+                                                : step_l2(p, d, centered, distance);
+    if (logit) normalize(p, total, label);
+    else retract(lanes_, p, k_, label, o_.tie_gap);
   }
 
   AEPPT_DEVICE void finish(const Row<T>& r) const {
@@ -243,53 +275,29 @@ class RowSearch {
     return static_cast<T>(length);
   }
 
-  AEPPT_DEVICE void move(T* p, T* d, T side, T distance, Index label) const {
-    // The direction, on the simplex.
-    const bool logit = o_.space == Space::kLogit;
-    const T origin = logit ? -side * lanes_.read(d + label) : T(0);
-    const double mean = logit ? lanes_.sum(k_,
-                                           [=](Index j) {
-                                             constexpr T kLowest = static_cast<T>(kLogFloor);
-                                             p[j] = p[j] > kLowest ? p[j] : kLowest;
-                                             d[j] = -side * d[j] - origin;
-                                             return p[j] * d[j];
-                                           })
-                              : lanes_.sum(k_, [=](Index j) { return d[j] = -side * d[j]; }) / k_;
-    const T shift = static_cast<T>(mean);
-    const auto centered = [=](Index j) { return logit ? p[j] * (d[j] - shift) : d[j] - shift; };
-
-    if (o_.norm == Norm::kLinf) step_linf(p, d, centered, distance);
-    else step_l2(p, d, centered, distance);
-    if (logit) normalize(p);
-  }
-
-  // Each changes p by the step along what `direction` makes of d, and leaves the step in d.
+  // Each leaves in d what `direction` makes of it and changes p by the step along that; what p sums
+  // to then, where the step is in logit space.
 
   template <typename F>
-  AEPPT_DEVICE void step_linf(T* p, T* d, F direction, T distance) const {
-    const Sums facts = lanes_.sums(
-        k_, [=](Index j) { return std::fabs(d[j] = direction(j)); },
-        [=](Index j) { return d[j] > 0 ? 1.0 : 0.0; });
-    const bool boundary = o_.method == Method::kBoundary;
-    const T length = boundary ? step_length(distance, facts.first) : static_cast<T>(o_.step_size);
+  AEPPT_DEVICE double step_linf(T* p, T* d, F direction, T distance) const {
+    const bool rises = lanes_.last(k_, [=](Index j) { return (d[j] = direction(j)) > 0; }) > 0;
+    const T length = o_.method == Method::kBoundary
+                         ? step_length(distance, lanes_.sum(k_, [=](Index j) { return std::fabs(d[j]); }))
+                         : static_cast<T>(o_.step_size);
     const auto change = [=](Index j) { return d[j] > 0 ? length : d[j] < 0 ? -length : T(0); };
     if (o_.space == Space::kProb) {
-      lanes_.each_padded(k_, [=](Index j) { p[j] += d[j] = change(j); });
-      return;
+      lanes_.each_padded(k_, [=](Index j) { p[j] += change(j); });
+      return 1;
     }
     // Three factors, relative to the greatest change, against overflow.
-    T highest = length;
-    if (facts.second == 0) highest = lanes_.max(k_, change);
+    const T highest = rises ? length : lanes_.max(k_, change);
     const T up = exponential(length - highest), flat = exponential(-highest),
             down = exponential(-length - highest);
-    lanes_.each_padded(k_, [=](Index j) {
-      p[j] *= d[j] > 0 ? up : d[j] < 0 ? down : flat;
-      d[j] = change(j);
-    });
+    return lanes_.sum(k_, [=](Index j) { return p[j] *= d[j] > 0 ? up : d[j] < 0 ? down : flat; });
   }
 
   template <typename F>
-  AEPPT_DEVICE void step_l2(T* p, T* d, F direction, T distance) const {
+  AEPPT_DEVICE double step_l2(T* p, T* d, F direction, T distance) const {
     const T norm = static_cast<T>(std::sqrt(lanes_.sum(k_, [=](Index j) {
       d[j] = direction(j);
       return static_cast<double>(d[j]) * d[j];
@@ -301,15 +309,16 @@ class RowSearch {
     lanes_.each_padded(k_, [=](Index j) { d[j] = usable ? d[j] * scale : T(0); });
     if (o_.space == Space::kProb) {
       lanes_.each_padded(k_, [=](Index j) { p[j] += d[j]; });
-    } else {
-      const T highest = lanes_.max(k_, [=](Index j) { return d[j]; });  // against overflow
-      lanes_.each_padded(k_, [=](Index j) { p[j] *= exponential(d[j] - highest); });
+      return 1;
     }
+    const T highest = lanes_.max(k_, [=](Index j) { return d[j]; });  // against overflow
+    return lanes_.sum(k_, [=](Index j) { return p[j] *= exponential(d[j] - highest); });
   }
 
-  AEPPT_DEVICE void normalize(T* p) const {
-    const T total = static_cast<T>(lanes_.sum(k_, [=](Index j) { return p[j]; }));
-    lanes_.each_padded(k_, [=](Index j) { p[j] /= total; });
+  // Makes p, which sums to `total`, sum to one, and retracts.
+  AEPPT_DEVICE void normalize(T* p, double total, Index label) const {
+    const T scale = static_cast<T>(1 / total), top = lanes_.read(p + label) * scale;
+    put_label_first(lanes_, p, k_, label, top, o_.tie_gap, [=](Index j) { return p[j] * scale; });
   }
 
   // The segment from start to best; in logit space `end` holds the logarithm of their ratio.
@@ -331,14 +340,14 @@ class RowSearch {
     T* const point = r.point;
     if (o_.space == Space::kProb) {
       lanes_.each_padded(k_, [=](Index j) { point[j] = start[j] + t * (end[j] - start[j]); });
+      retract(lanes_, point, k_, r.label, o_.tie_gap);
     } else {
       const T lowest = static_cast<T>(kLogFloor);
-      lanes_.each_padded(k_, [=](Index j) {
-        point[j] = (start[j] > lowest ? start[j] : lowest) * exponential(t * end[j]);
+      const double total = lanes_.sum(k_, [=](Index j) {
+        return point[j] = (start[j] > lowest ? start[j] : lowest) * exponential(t * end[j]);
       });
-      normalize(point);
+      normalize(point, total, r.label);
     }
-    retract(lanes_, point, k_, r.label, o_.tie_gap);
   }
 
   AEPPT_DEVICE double distance(const T* left, const T* right) const {
