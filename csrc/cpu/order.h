@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #if AEPPT_VECTOR_BYTES == 64
 #include <immintrin.h>
@@ -28,18 +29,20 @@ class Order {
   using Bits = std::conditional_t<kFloat, uint32_t, uint64_t>;
   using Key = std::conditional_t<kFloat, uint64_t, unsigned __int128>;
 
-  // Vectors are stored whole, so that the last may reach this far beyond the end of a list.
+  // Vectors are read and stored whole, so that the last may reach this far beyond the end of a
+  // list.
   static constexpr int32_t kSlack = 16;
-  // scratch: scratch_keys(k) keys, three lists with room for a guard before each, and values.
-  static constexpr int64_t list_keys(int64_t k) { return 1 + k + kSlack; }
-  static constexpr int64_t scratch_keys(int64_t k) { return 3 * list_keys(k) + k; }
+  // scratch: scratch_keys(k) keys, which are zero: three lists, a row of values and a bitmap.
+  static constexpr int64_t list_keys(int64_t k) { return k + kSlack; }
+  static constexpr int64_t scratch_keys(int64_t k) { return 5 * list_keys(k); }
   Order() = default;
   Order(int32_t k, Key* scratch)
       : k_(k),
-        a_(scratch + 1),
+        a_(scratch),
         b_(a_ + list_keys(k)),
         c_(b_ + list_keys(k)),
-        by_class_(reinterpret_cast<T*>(scratch + 3 * list_keys(k))) {}
+        by_class_(reinterpret_cast<T*>(c_ + list_keys(k))),
+        ties_(reinterpret_cast<uint64_t*>(c_ + 2 * list_keys(k))) {}
 
   // Each fills order [k, and kSlack more] and values [k], the probabilities in that order.
   void sort(const T* p, int32_t* order, T* values) {
@@ -60,8 +63,8 @@ class Order {
     else sort(p, order, values);
   }
 
-  // The next two are given `values` as they are after a step, in the `order` before it; they sort the
-  // values and fill new_order, which may be the same. Nothing else is known of the step:
+  // The next two are given `values` as they are after a step, in the `order` before it; they sort
+  // the values and fill new_order, which may be the same. Nothing else is known of the step:
   void sort_moved(T* values, const int32_t* order, int32_t* new_order) {
     for (int32_t r = 0; r < k_; ++r) a_[r] = key(values[r], order[r]);
     if (insertion(a_, k_)) return write(a_, k_, new_order, values);
@@ -78,10 +81,11 @@ class Order {
     if (flat > 0 || !(insertion(a, up) && insertion(b, down))) {
       return sort_moved(values, order, new_order);
     }
-    if (up < down / 16) insert(a, up, b, down, new_order, values);
-    else if (down < up / 16) insert(b, down, a, up, new_order, values);
-    else merge_keys(a, up, b, down, new_order, values);
+    if (up < down / 16) insert(a, up, b, down);
+    else if (down < up / 16) insert(b, down, a, up);
+    else merge_keys(a, up, b, down);
     const int32_t n = up + down;
+    write(c_, n, new_order, values);
     if (n == k_) return;
     std::fill_n(by_class_, k_, T(0));
     for (int32_t r = 0; r < n; ++r) by_class_[new_order[r]] = values[r];
@@ -90,6 +94,7 @@ class Order {
 
  private:
   static constexpr int32_t kCountingLimit = 128;
+  static constexpr int32_t kFewTies = 8;
   static constexpr int kDigit = 10;  // bits, of a radix sort
   static constexpr int kIndexBits = kFloat ? 32 : 64;
   static constexpr Key kIndexMask = (Key(1) << kIndexBits) - 1;
@@ -116,21 +121,28 @@ class Order {
     int32_t up = 0, down = 0, flat = 0;
 #if AEPPT_VECTOR_BYTES == 64
     if constexpr (kFloat) {
-      const __m256 zero = _mm256_setzero_ps();
-      for (int32_t r = 0; r < k_; r += 8) {
-        const __mmask8 valid = k_ - r < 8 ? (1 << (k_ - r)) - 1 : 0xff;
-        const __m256 value = _mm256_loadu_ps(values + r), move = _mm256_loadu_ps(moved + r);
-        const __mmask8 kept = _mm256_mask_cmp_ps_mask(valid, value, zero, _CMP_GT_OQ);
-        const __mmask8 rose = _mm256_mask_cmp_ps_mask(kept, move, zero, _CMP_GT_OQ);
-        const __mmask8 fell = _mm256_mask_cmp_ps_mask(kept, move, zero, _CMP_LT_OQ);
-        const __m256i bits = _mm256_castps_si256(value);
-        const __m256i index = ~_mm256_loadu_si256(reinterpret_cast<const __m256i*>(order + r));
-        const __m512i high = _mm512_maskz_cvtepu32_epi64(valid, bits);
-        const __m512i keys = high << 32 | _mm512_maskz_cvtepu32_epi64(valid, index);
-        _mm512_storeu_si512(a + up, _mm512_maskz_compress_epi64(rose, keys));
-        _mm512_storeu_si512(b + down, _mm512_maskz_compress_epi64(fell, keys));
-        up += __builtin_popcount(rose);
-        down += __builtin_popcount(fell);
+      const __m512 zero = _mm512_setzero_ps();
+      // The bits of a value stand above the index.
+      const __m512i first =
+          _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+      const __m512i second = first + _mm512_set1_epi64(0x800000008);
+      for (int32_t r = 0; r < k_; r += 16) {
+        const __mmask16 valid = k_ - r < 16 ? (1 << (k_ - r)) - 1 : 0xffff;
+        const __m512 value = _mm512_maskz_loadu_ps(valid, values + r);
+        const __m512 move = _mm512_maskz_loadu_ps(valid, moved + r);
+        const __mmask16 kept = _mm512_cmp_ps_mask(value, zero, _CMP_GT_OQ);
+        const __mmask16 rose = _mm512_mask_cmp_ps_mask(kept, move, zero, _CMP_GT_OQ);
+        const __mmask16 fell = _mm512_mask_cmp_ps_mask(kept, move, zero, _CMP_LT_OQ);
+        const __m512i bits = _mm512_castps_si512(value);
+        const __m512i index = ~_mm512_maskz_loadu_epi32(valid, order + r);
+        for (const int half : {0, 8}) {
+          const __m512i keys = _mm512_permutex2var_epi32(index, half == 0 ? first : second, bits);
+          const __mmask8 to_a = rose >> half, to_b = fell >> half;
+          _mm512_storeu_si512(a + up, _mm512_maskz_compress_epi64(to_a, keys));
+          _mm512_storeu_si512(b + down, _mm512_maskz_compress_epi64(to_b, keys));
+          up += __builtin_popcount(to_a);
+          down += __builtin_popcount(to_b);
+        }
         flat |= kept & ~(rose | fell);
       }
       return {up, down, flat};
@@ -146,31 +158,16 @@ class Order {
     return {up, down, flat};
   }
 
-  // Merging two sorted lists. Where one is short, its keys go between runs of the other.
-  void insert(const Key* few, int32_t few_count, const Key* many, int32_t many_count,
-              int32_t* order, T* values) const {
-    Key* to = c_;
-    const auto copy_run = [&](int32_t count) {
-      std::memcpy(to, many, count * sizeof(Key));
-      to += count, many += count, many_count -= count;
-    };
-    for (int32_t i = 0; i < few_count; ++i) {
-      copy_run(greater(many, many_count, few[i]));
-      *to++ = few[i];
-    }
-    copy_run(many_count);
-    write(c_, static_cast<int32_t>(to - c_), order, values);
-  }
-
 #if AEPPT_VECTOR_BYTES == 64
-  // Else eight keys at a time (Chhugani et al. 2008, section 4): the list with the greater head is
-  // read on, and a bitonic network parts what was read and what was kept into the eight greatest of
-  // all that is left and eight others. Each list ends in 16 zeros.
-  class Eights {
+  // Eight keys at a time (Chhugani et al. 2008, section 4): the list with the greater head is read
+  // on, and a bitonic network parts what was read and what was kept into the eight greatest of all
+  // that is left and eight others. Each list ends in 16 zeros.
+  class MergeEights {
    public:
-    Eights(const Key* a, const Key* b) : a_(a), b_(b), kept_(read()) {}
+    MergeEights() = default;
+    MergeEights(const Key* a, const Key* b, Key* to) : a_(a), b_(b), to_(to), kept_(read()) {}
 
-    __m512i next() {
+    void advance() {
       const __m512d read = __builtin_shufflevector(this->read(), kept_, 7, 6, 5, 4, 3, 2, 1, 0);
       // Two bitonic lists, which are sorted side by side: the greater eight, h, and the others, l.
       __m512d h = max(kept_, read), l = min(kept_, read);
@@ -185,7 +182,8 @@ class Order {
       h = max(one, other), l = min(one, other);  // h02, l02, h46, l46; h13, l13, h57, l57
       kept_ = __builtin_shufflevector(h, l, 2, 10, 3, 11, 6, 14, 7, 15);
       one = __builtin_shufflevector(h, l, 0, 8, 1, 9, 4, 12, 5, 13);
-      return _mm512_castpd_si512(one) & ~tag();
+      _mm512_storeu_si512(to_, _mm512_castpd_si512(one) & ~tag());
+      to_ += 8;
     }
 
    private:
@@ -202,71 +200,65 @@ class Order {
     }
 
     const Key *a_, *b_;
+    Key* to_;
     __m512d kept_;
   };
-
-  static void write_eight(__m512i keys, int32_t* order, T* values) {
-    const __m256i bits = _mm512_maskz_cvtepi64_epi32(0xff, keys >> kIndexBits);
-    _mm256_storeu_ps(values, _mm256_castsi256_ps(bits));
-    const __m256i index = ~_mm512_maskz_cvtepi64_epi32(0xff, keys);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(order), index);
-  }
-
-  // The greater half of all keys and the lesser, side by side: each waits for its own last eight.
-  static void merge_eights(Key* a, int32_t up, Key* b, int32_t down, int32_t* order, T* values) {
-    for (Key* const end : {a + up, b + down}) {
-      _mm512_storeu_si512(end, __m512i{});
-      _mm512_storeu_si512(end + 8, __m512i{});
-    }
-    const int32_t all = up + down, half = all / 16 * 8, of_a = greatest(half, a, up, b, down);
-    Eights greater(a, b), lesser(a + of_a, b + (half - of_a));
-    for (int32_t i = 0; i < half; i += 8) {
-      write_eight(greater.next(), order + i, values + i);
-      write_eight(lesser.next(), order + half + i, values + half + i);
-    }
-    for (int32_t i = 2 * half; i < all; i += 8) write_eight(lesser.next(), order + i, values + i);
-  }
 #endif
 
-  // Or, without such vectors, from both ends at once.
-  struct Ends {
-    const Key *front_a, *front_b, *back_a, *back_b;
-    Key *front, *back;
+  // Or one at a time.
+  class MergeKeys {
+   public:
+    MergeKeys() = default;
+    MergeKeys(const Key* a, const Key* b, Key* to) : a_(a), b_(b), to_(to) {}
 
-    bool apart() const { return front < back; }
     void advance() {
-      const Key high_a = *front_a, high_b = *front_b, low_a = *back_a, low_b = *back_b;
-      const bool take_high = high_a > high_b, take_low = low_a < low_b;
-      *front++ = take_high ? high_a : high_b;
-      *back-- = take_low ? low_a : low_b;
-      front_a += take_high, front_b += !take_high;
-      back_a -= take_low, back_b -= !take_low;
+      const Key from_a = *a_, from_b = *b_;
+      const bool take_a = from_a > from_b;
+      *to_++ = take_a ? from_a : from_b;
+      a_ += take_a, b_ += !take_a;
     }
-    void finish() {
-      while (apart()) advance();
-      if (front == back) *front = *front_a > *front_b ? *front_a : *front_b;
-    }
+
+   private:
+    const Key *a_, *b_;
+    Key* to_;
   };
 
-  // The greater half of all keys and the lesser half, each from both ends: four chains of dependent
-  // loads instead of one of four times the length.
-  void merge_keys(Key* a, int32_t up, Key* b, int32_t down, int32_t* order, T* values) const {
 #if AEPPT_VECTOR_BYTES == 64
-    if constexpr (kFloat) return merge_eights(a, up, b, down, order, values);
+  using Merge = std::conditional_t<kFloat, MergeEights, MergeKeys>;
+#else
+  using Merge = MergeKeys;
 #endif
-    Key* const c = c_;
-    // Guards keep a list that has run out from being chosen.
-    a[up] = b[down] = 0;
-    a[-1] = b[-1] = ~Key(0);
-    const int32_t half = (up + down) / 2, all = up + down, of_a = greatest(half, a, up, b, down);
-    const Key *const split_a = a + of_a, *const split_b = b + (half - of_a);
-    Ends greater{a, b, split_a - 1, split_b - 1, c, c + half - 1};
-    Ends lesser{split_a, split_b, a + up - 1, b + down - 1, c + half, c + all - 1};
-    for (; greater.apart(); greater.advance(), lesser.advance()) {
+  static constexpr int32_t kAbreast = std::is_same_v<Merge, MergeKeys> ? 1 : 8;
+
+  // Two sorted lists become one, in c_. Where one is short, its keys go between runs of the other.
+  void insert(const Key* few, int32_t few_count, const Key* many, int32_t many_count) const {
+    Key* to = c_;
+    const auto copy_run = [&](int32_t count) {
+      std::memcpy(to, many, count * sizeof(Key));
+      to += count, many += count, many_count -= count;
+    };
+    for (int32_t i = 0; i < few_count; ++i) {
+      copy_run(greater(many, many_count, few[i]));
+      *to++ = few[i];
     }
-    greater.finish();
-    lesser.finish();
-    write(c, all, order, values);
+    copy_run(many_count);
+  }
+
+  // Else the quarters of what becomes of them are made side by side: each waits for itself alone.
+  void merge_keys(Key* a, int32_t up, Key* b, int32_t down) const {
+    constexpr int32_t kQuarters = 4;
+    const int32_t all = up + down, quarter = all / (kQuarters * kAbreast) * kAbreast;
+    for (Key* const end : {a + up, b + down}) std::fill_n(end, kSlack, Key(0));
+    Merge part[kQuarters];
+    for (int32_t q = 0; q < kQuarters; ++q) {
+      const int32_t of_a = greatest(q * quarter, a, up, b, down);
+      part[q] = {a + of_a, b + (q * quarter - of_a), c_ + q * quarter};
+    }
+    for (int32_t i = 0; i < quarter; i += kAbreast) {
+#pragma GCC unroll 4
+      for (int32_t q = 0; q < kQuarters; ++q) part[q].advance();
+    }
+    for (int32_t i = kQuarters * quarter; i < all; i += kAbreast) part[kQuarters - 1].advance();
   }
 
   // How many of the so many greatest keys of two lists are in a.
@@ -274,8 +266,9 @@ class Order {
     int32_t low = count > down ? count - down : 0, high = count < up ? count : up;
     while (low < high) {
       const int32_t middle = (low + high) / 2;
-      if (a[middle] > b[count - middle - 1]) low = middle + 1;
-      else high = middle;
+      const bool more = a[middle] > b[count - middle - 1];
+      low = more ? middle + 1 : low;
+      high = more ? high : middle;
     }
     return low;
   }
@@ -292,13 +285,20 @@ class Order {
   }
 
   // Sorts n keys that are nearly sorted; false, half done, where too much would move.
-  static bool insertion(Key* keys, int32_t n) {
-    int32_t wrong = 0;
-#pragma omp simd reduction(+ : wrong)
-    for (int32_t i = 1; i < n; ++i) wrong += keys[i - 1] < keys[i] ? 1 : 0;
-    if (wrong == 0) return true;
+  bool insertion(Key* keys, int32_t n) const {
     int64_t moves = 4 * static_cast<int64_t>(n);
-    for (int32_t i = 1; i < n; ++i) {
+    for (int32_t i = next_rise(keys, 1, n); i < n; i = next_rise(keys, i, n)) {
+      if (int32_t end = i; keys[i] >> kIndexBits == keys[i - 1] >> kIndexBits) {
+        const Bits value = static_cast<Bits>(keys[i] >> kIndexBits);
+        int32_t first = i - 1;
+        while (first > 0 && keys[first - 1] >> kIndexBits == value) --first;
+        while (end < n && keys[end] >> kIndexBits == value) ++end;
+        if (end - first > kFewTies) {
+          sort_ties(keys + first, keys + end);
+          i = end;
+          continue;
+        }
+      }
       const Key moving = keys[i];
       int32_t j = i;
       for (; j > 0 && keys[j - 1] < moving; --j) keys[j] = keys[j - 1];
@@ -309,14 +309,60 @@ class Order {
     return true;
   }
 
+  // The first place from i on, which is not the first of all, whose key is greater than the one
+  // before it; n where there is none.
+  static int32_t next_rise(const Key* keys, int32_t i, int32_t n) {
+#if AEPPT_VECTOR_BYTES == 64
+    if constexpr (kFloat) {
+      for (; i < n; i += 8) {
+        const __mmask8 valid = n - i < 8 ? (1 << (n - i)) - 1 : 0xff;
+        const __m512i before = _mm512_loadu_si512(keys + i - 1),
+                      here = _mm512_loadu_si512(keys + i);
+        const __mmask8 rises = _mm512_mask_cmplt_epu64_mask(valid, before, here);
+        if (rises != 0) return i + std::countr_zero(rises);
+      }
+      return n;
+    }
+#endif
+    constexpr int32_t kBlock = 128;
+    for (; i + kBlock <= n; i += kBlock) {
+      Key rises = 0;
+#pragma omp simd reduction(| : rises)
+      for (int32_t j = i; j < i + kBlock; ++j) rises |= keys[j - 1] < keys[j] ? 1 : 0;
+      if (rises != 0) break;
+    }
+    while (i < n && !(keys[i - 1] < keys[i])) ++i;
+    return i;
+  }
+
+  // Keys of one value, which caps and floors make by the hundred: a bitmap of their indices tells
+  // the order.
+  void sort_ties(Key* keys, Key* end) const {
+    const Key value = *keys & ~kIndexMask;
+    for (const Key* tie = keys; tie < end; ++tie) {
+      const int64_t index = static_cast<int64_t>(kIndexMask - (*tie & kIndexMask));
+      ties_[index / 64] |= uint64_t{1} << index % 64;
+    }
+    for (int64_t word = 0; keys < end; ++word) {
+      for (uint64_t bits = std::exchange(ties_[word], 0); bits != 0; bits &= bits - 1) {
+        *keys++ = value | (kIndexMask - (word * 64 + std::countr_zero(bits)));
+      }
+    }
+  }
+
   void count(const T* p, int32_t* order) const {
+    constexpr int32_t kBlock = 16;  // rows are padded
+    const int32_t end = (k_ + kBlock - 1) / kBlock * kBlock;
     int32_t rank[kCountingLimit] = {};
     for (int32_t j = 0; j < k_; ++j) {
       const T value = p[j];
+      const int32_t near = j / kBlock * kBlock, far = near + kBlock;
 #pragma omp simd
-      for (int32_t i = 0; i < j; ++i) rank[i] += value > p[i];
+      for (int32_t i = 0; i < near; ++i) rank[i] += value > p[i];
 #pragma omp simd
-      for (int32_t i = j + 1; i < k_; ++i) rank[i] += value >= p[i];
+      for (int32_t i = near; i < far; ++i) rank[i] += value > p[i] || (value == p[i] && j < i);
+#pragma omp simd
+      for (int32_t i = far; i < end; ++i) rank[i] += value >= p[i];
     }
     for (int32_t i = 0; i < k_; ++i) order[rank[i]] = i;
   }
@@ -408,6 +454,7 @@ class Order {
   int32_t k_;
   Key *a_, *b_, *c_;
   T* by_class_;
+  uint64_t* ties_;
 };
 
 // The first three of the same order.

@@ -31,6 +31,7 @@ AEPPT_DEVICE inline T exponential(T x) {
   using Bits = typename F::Bits;
   constexpr bool is_float = F::kFloat;
   constexpr int kDegree = is_float ? 7 : 13;
+  constexpr double kLastCoefficient = 1 / (is_float ? 5040.0 : 6227020800.0);  // 1 / kDegree!
   constexpr T kLimit = is_float ? T(87) : T(708);  // results stay normal numbers
 
   x = x < -kLimit ? -kLimit : x;
@@ -39,9 +40,13 @@ AEPPT_DEVICE inline T exponential(T x) {
   constexpr T kRound = is_float ? T(12582912) : T(6755399441055744);
   const T n = (x * T(1.44269504088896340736) + kRound) - kRound;
   const T r = (x - n * F::kLog2High) - n * F::kLog2Low;
-  T sum = 1;
+  double coefficient = kLastCoefficient;
+  T sum = static_cast<T>(coefficient);
   AEPPT_UNROLL(16)
-  for (int i = kDegree; i >= 1; --i) sum = 1 + sum * r * (T(1) / T(i));
+  for (int i = kDegree; i >= 1; --i) {
+    coefficient *= i;  // 1 / (i - 1)!, known to the compiler
+    sum = static_cast<T>(coefficient) + sum * r;
+  }
   const Bits scale = (static_cast<Bits>(n) + F::kBias) << F::kMantissa;
   T power;
   std::memcpy(&power, &scale, sizeof power);

@@ -20,8 +20,8 @@ AEPPT_DEVICE inline double round_root(double root) {
   return std::nearbyint(root * 0x1p44) * 0x1p-44;
 }
 
-// Entries that are greater than the label allows are pulled down to `value`; none lies at `reach` or
-// beyond it. In a row that was sorted before its last step they are few, and first.
+// Entries that are greater than the label allows are pulled down to `value`; none lies at `reach`
+// or beyond it. In a row that was sorted before its last step they are few, and first.
 struct Cap {
   double value;
   Index reach;
@@ -46,8 +46,8 @@ AEPPT_DEVICE Cap find_cap(Lanes lanes, T* y, Index k, double floor, F given) {
   return {round_root(cap), reach};
 }
 
-// The projection of y[j] = given(j), non-negative numbers that sum to one, whose label has `top`: onto
-// the label's constraint alone, which leaves the sum as it is.
+// The projection of y[j] = given(j), non-negative numbers that sum to one, whose label has `top`:
+// onto the label's constraint alone, which leaves the sum as it is.
 template <typename T, typename Lanes, typename F>
 AEPPT_DEVICE void put_label_first(Lanes lanes, T* y, Index k, Index label, T top, double tie_gap,
                                   F given) {
@@ -75,8 +75,7 @@ AEPPT_DEVICE void retract(Lanes lanes, T* y, Index k, Index label, double tie_ga
     return put_label_first(lanes, y, k, label, top, tie_gap, as_it_is);
   }
   lanes.each(1, [=](Index) { y[label] = -std::numeric_limits<T>::infinity(); });
-  const double cap =
-      find_cap(lanes, y, k, static_cast<double>(top) - tie_gap, as_it_is).value;
+  const double cap = find_cap(lanes, y, k, static_cast<double>(top) - tie_gap, as_it_is).value;
 
   // tau: what every positive entry gives up so that they sum to one. From 0, a good guess, the
   // first round may go down; it ends left of the root.

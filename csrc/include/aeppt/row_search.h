@@ -53,7 +53,8 @@ class RowSearch {
         o_(search.options),
         k_(static_cast<Index>(search.classes)),
         lanes_(lanes),
-        coarse_(coarse && !search.options.constant_time) {}
+        coarse_(coarse && !search.options.constant_time),
+        usual_(static_cast<T>(o_.step_size), static_cast<T>(o_.step_size)) {}
 
   // Copies a row in; false where it is invalid and already answered.
   AEPPT_DEVICE bool load(Row<T>& r, int64_t row) const {
@@ -275,25 +276,35 @@ class RowSearch {
     return static_cast<T>(length);
   }
 
+  // What a step in logit space multiplies by: relative to the greatest change, against overflow.
+  struct Factors {
+    T up, flat, down;
+    AEPPT_DEVICE Factors(T length, T highest)
+        : up(exponential(length - highest)),
+          flat(exponential(-highest)),
+          down(exponential(-length - highest)) {}
+  };
+
   // Each leaves in d what `direction` makes of it and changes p by the step along that; what p sums
   // to then, where the step is in logit space.
 
   template <typename F>
   AEPPT_DEVICE double step_linf(T* p, T* d, F direction, T distance) const {
     const bool rises = lanes_.last(k_, [=](Index j) { return (d[j] = direction(j)) > 0; }) > 0;
-    const T length = o_.method == Method::kBoundary
-                         ? step_length(distance, lanes_.sum(k_, [=](Index j) { return std::fabs(d[j]); }))
-                         : static_cast<T>(o_.step_size);
+    const T length =
+        o_.method == Method::kBoundary
+            ? step_length(distance, lanes_.sum(k_, [=](Index j) { return std::fabs(d[j]); }))
+            : static_cast<T>(o_.step_size);
     const auto change = [=](Index j) { return d[j] > 0 ? length : d[j] < 0 ? -length : T(0); };
     if (o_.space == Space::kProb) {
       lanes_.each_padded(k_, [=](Index j) { p[j] += change(j); });
       return 1;
     }
-    // Three factors, relative to the greatest change, against overflow.
-    const T highest = rises ? length : lanes_.max(k_, change);
-    const T up = exponential(length - highest), flat = exponential(-highest),
-            down = exponential(-length - highest);
-    return lanes_.sum(k_, [=](Index j) { return p[j] *= d[j] > 0 ? up : d[j] < 0 ? down : flat; });
+    const bool usual = rises && o_.method == Method::kStep;
+    const Factors by = usual ? usual_ : Factors(length, rises ? length : lanes_.max(k_, change));
+    return lanes_.sum(k_, [=](Index j) {
+      return p[j] *= d[j] > 0 ? by.up : d[j] < 0 ? by.down : by.flat;
+    });
   }
 
   template <typename F>
@@ -312,7 +323,8 @@ class RowSearch {
       return 1;
     }
     const T highest = lanes_.max(k_, [=](Index j) { return d[j]; });  // against overflow
-    return lanes_.sum(k_, [=](Index j) { return p[j] *= exponential(d[j] - highest); });
+    lanes_.each_padded(k_, [=](Index j) { p[j] *= exponential(d[j] - highest); });
+    return lanes_.sum(k_, [=](Index j) { return p[j]; });
   }
 
   // Makes p, which sums to `total`, sum to one, and retracts.
@@ -343,10 +355,10 @@ class RowSearch {
       retract(lanes_, point, k_, r.label, o_.tie_gap);
     } else {
       const T lowest = static_cast<T>(kLogFloor);
-      const double total = lanes_.sum(k_, [=](Index j) {
-        return point[j] = (start[j] > lowest ? start[j] : lowest) * exponential(t * end[j]);
+      lanes_.each_padded(k_, [=](Index j) {
+        point[j] = (start[j] > lowest ? start[j] : lowest) * exponential(t * end[j]);
       });
-      normalize(point, total, r.label);
+      normalize(point, lanes_.sum(k_, [=](Index j) { return point[j]; }), r.label);
     }
   }
 
@@ -378,6 +390,7 @@ class RowSearch {
   const Index k_;
   const Lanes lanes_;
   const bool coarse_;
+  const Factors usual_;
 };
 
 }  // namespace aeppt::AEPPT_VARIANT
