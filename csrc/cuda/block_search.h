@@ -92,17 +92,27 @@ class BlockSearch {
                 [&](Index i) { reinterpret_cast<int32_t*>(memory_)[i] = 0; });
     for (;;) {
       block_.teams(slots, [&](Lanes lanes, Index i) { advance(lanes, i, next_row); });
+      // Every live row is evaluated. A whole block that is one team has no register left to count
+      // them.
+      constexpr bool kCounts = Block::kTeams > 1;
       Index evaluated = 0;
+      if constexpr (!kCounts) {
+        evaluated = block_.select(slots, [&](Index i) { return slot(i).live; }, list);
+        if (evaluated == 0) return;
+      }
       AEPPT_UNROLL(1)
       for (Index i = 0; i < 3; ++i) {
         const Pass pass = static_cast<Pass>(i);
         const Index count = block_.select(slots, [&](Index i) { return wants(i, pass); }, list);
         if (count == 0) continue;
         propagate(list, count, pass);
-        if (pass != Pass::kBackward) evaluated += count;
-        else block_.teams(count, [&](Lanes lanes, Index a) { step(lanes, list[a]); });
+        if (pass == Pass::kBackward) {
+          block_.teams(count, [&](Lanes lanes, Index a) { step(lanes, list[a]); });
+        } else if (kCounts) {
+          evaluated += count;
+        }
       }
-      if (evaluated == 0) return;
+      if (kCounts && evaluated == 0) return;
     }
   }
 

@@ -15,11 +15,19 @@ import itertools
 
 import pytest
 import torch
-from search_helpers import DTYPES, ENGINES, Agreement, Substitute, run, trained_problem
+from search_helpers import (
+    DTYPES,
+    ENGINES,
+    Agreement,
+    Substitute,
+    random_substitute,
+    run,
+    trained_problem,
+)
 from torch import Tensor
 
 from aeppt_ext import SearchOptions
-from aeppt_ext.options import DIRECTIONS, FEATURES, METHODS, NORMS, SPACES
+from aeppt_ext.options import DIRECTIONS, FEATURES, LOG_FLOOR, METHODS, NORMS, SPACES
 
 #: Rows for each number of classes, and the widths of the substitute.
 SIZES = {
@@ -74,6 +82,29 @@ def test_kernel_agrees_with_reference(
     assert found.successes >= 0.5 * found.searched, "the problem is not a realistic one"
     assert found.other_status <= 0.001 * found.rows, found.notes
     assert found.flips <= MOST_FLIPS[dtype] * found.rows, found.notes
+
+
+@pytest.mark.parametrize("k", [100, 700, 1500])
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_hundreds_of_ties(dtype: torch.dtype, space: str, k: int) -> None:
+    """Of a confident row most entries are below the floors, which make them equal at once."""
+    generator = torch.Generator().manual_seed(k)
+    probs = (15 * torch.randn(24, k, generator=generator, dtype=torch.float64)).softmax(1)
+    assert (probs < LOG_FLOOR).double().mean() > 0.7
+    probs = probs.to(dtype)
+    substitute = random_substitute(probs, "sorted", (32, 16), generator)
+    options = SearchOptions(
+        direction="member",  # of the row in the middle, rounding alone says which side it is on
+        space=space,
+        method="step",
+        step_size=STEP_SIZES[space],
+        max_steps=3,
+        margin=1.0,
+    )
+    kernel, plain = (run(engine, probs, substitute, options) for engine in ENGINES)
+    assert torch.equal(kernel.steps, plain.steps)
+    torch.testing.assert_close(kernel.probs, plain.probs, rtol=0, atol=TOLERANCES[dtype])
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -20,62 +20,49 @@ AEPPT_DEVICE inline double round_root(double root) {
   return std::nearbyint(root * 0x1p44) * 0x1p-44;
 }
 
-// Entries that are greater than the label allows are pulled down to `value`; none lies at `reach`
-// or beyond it. In a row that was sorted before its last step they are few, and first.
-struct Cap {
-  double value;
-  Index reach;
-};
+// y[j] * scale becomes its projection. `on_simplex`: these are not negative and sum to one, but for
+// noise; then the first of the two is all, since it leaves the sum as it is.
+template <typename T, typename Lanes>
+AEPPT_DEVICE void retract(Lanes lanes, T* y, Index k, Index label, double tie_gap, T scale = 1,
+                          bool on_simplex = false) {
+  T top = lanes.read(y + label) * scale;
+  const double floor = static_cast<double>(top) - tie_gap;
+  const double noise = 2 * std::numeric_limits<T>::epsilon();
+  if (!on_simplex) {
+    const Sums facts = lanes.sums(
+        k, [=](Index j) { return static_cast<double>(y[j]); },
+        [=](Index j) { return y[j] < 0 ? 1.0 : 0.0; });
+    on_simplex = facts.second == 0 && std::fabs(facts.first - 1) <= noise;
+  }
+  // The label is set apart: the passes below run over the others.
+  lanes.each(1, [=](Index) { y[label] = -std::numeric_limits<T>::infinity(); });
 
-// Looks for the cap among y[j] = given(j), the label set apart; `floor` is what the label allows.
-template <typename T, typename Lanes, typename F>
-AEPPT_DEVICE Cap find_cap(Lanes lanes, T* y, Index k, double floor, F given) {
+  // cap: the value down to which greater entries are pulled; the label becomes cap + tie_gap. In a
+  // row that was sorted before its last step they are few, and first: none lies at `reach` or
+  // beyond.
   T below = static_cast<T>(floor);
   if (below > floor) below = std::nextafter(below, -std::numeric_limits<T>::infinity());
-  const Index reach = lanes.last(k, [=](Index j) { return (y[j] = given(j)) > below; });
-  double cap = floor;
+  const Index reach = lanes.last(k, [=](Index j) { return (y[j] *= scale) > below; });
   const auto next_cap = [=](double cap) {
     const Sums above = lanes.sums(
         reach, [=](Index j) { return y[j] > cap ? static_cast<double>(y[j]) : 0.0; },
         [=](Index j) { return y[j] > cap ? 1.0 : 0.0; });
     return (floor + above.first) / (1 + above.second);
   };
+  double cap = floor;
   if (reach > 0) {
     for (double next; (next = next_cap(cap)) > cap;) cap = next;
   }
-  return {round_root(cap), reach};
-}
-
-// The projection of y[j] = given(j), non-negative numbers that sum to one, whose label has `top`:
-// onto the label's constraint alone, which leaves the sum as it is.
-template <typename T, typename Lanes, typename F>
-AEPPT_DEVICE void put_label_first(Lanes lanes, T* y, Index k, Index label, T top, double tie_gap,
-                                  F given) {
-  lanes.each(1, [=](Index) { y[label] = -std::numeric_limits<T>::infinity(); });
-  const Cap cap = find_cap(lanes, y, k, static_cast<double>(top) - tie_gap, given);
-  if (cap.reach > 0) {
-    const T highest = static_cast<T>(cap.value);
-    lanes.each_padded(cap.reach, [=](Index j) { y[j] = y[j] < highest ? y[j] : highest; });
-    top = static_cast<T>(cap.value + tie_gap);
+  cap = round_root(cap);
+  if (on_simplex) {
+    if (reach > 0) {
+      const T highest = static_cast<T>(cap);
+      lanes.each_padded(reach, [=](Index j) { y[j] = y[j] < highest ? y[j] : highest; });
+      top = static_cast<T>(cap + tie_gap);
+    }
+    lanes.each(1, [=](Index) { y[label] = top; });
+    return;
   }
-  lanes.each(1, [=](Index) { y[label] = top; });
-}
-
-template <typename T, typename Lanes>
-AEPPT_DEVICE void retract(Lanes lanes, T* y, Index k, Index label, double tie_gap) {
-  const T top = lanes.read(y + label);
-  const auto as_it_is = [=](Index j) { return y[j]; };
-  // Where the sum is one to the rounding of T, what is missing is noise; made up for by all, it
-  // would swallow tiny entries.
-  const double noise = 2 * std::numeric_limits<T>::epsilon();
-  const Sums facts = lanes.sums(
-      k, [=](Index j) { return static_cast<double>(y[j]); },
-      [=](Index j) { return y[j] < 0 ? 1.0 : 0.0; });
-  if (facts.second == 0 && std::fabs(facts.first - 1) <= noise) {
-    return put_label_first(lanes, y, k, label, top, tie_gap, as_it_is);
-  }
-  lanes.each(1, [=](Index) { y[label] = -std::numeric_limits<T>::infinity(); });
-  const double cap = find_cap(lanes, y, k, static_cast<double>(top) - tie_gap, as_it_is).value;
 
   // tau: what every positive entry gives up so that they sum to one. From 0, a good guess, the
   // first round may go down; it ends left of the root.
@@ -94,6 +81,7 @@ AEPPT_DEVICE void retract(Lanes lanes, T* y, Index k, Index label, double tie_ga
   double tau = next_tau(0);
   for (double next; (next = next_tau(tau)) > tau;) tau = next;
   tau = round_root(tau);
+  // Where the sum is one to the rounding of T, tau is noise, and would swallow tiny entries.
   if (std::fabs(tau) * active <= noise) tau = 0;
 
   // Subtracted before it is rounded: a rounded tau would be wrong by the same amount k times.

@@ -32,8 +32,8 @@ struct Row {
   int32_t low, high, at;  // of the segment, in cells: its ends, and the row's point
   T low_goal, high_goal;  // how far the score is from the border at the ends
 
-  // While it takes steps, an engine may hold the point and the best in another order, and hide
-  // these two: the point becomes the best; both are to be in the order of the classes from now on.
+  // The point becomes the best; then, when the steps are over, the best is wanted in the order of
+  // the classes. An engine that keeps both in another order until then hides these two.
   template <typename Lanes>
   AEPPT_DEVICE void keep(Lanes lanes, Index k) {
     const T* const from = point;
@@ -187,8 +187,7 @@ class RowSearch {
     const T distance = to_border(r, r.score);
     const double total = o_.norm == Norm::kLinf ? step_linf(p, d, centered, distance)
                                                 : step_l2(p, d, centered, distance);
-    if (logit) normalize(p, total, label);
-    else retract(lanes_, p, k_, label, o_.tie_gap);
+    settle(p, total, label);
   }
 
   AEPPT_DEVICE void finish(const Row<T>& r) const {
@@ -327,10 +326,10 @@ class RowSearch {
     return lanes_.sum(k_, [=](Index j) { return p[j]; });
   }
 
-  // Makes p, which sums to `total`, sum to one, and retracts.
-  AEPPT_DEVICE void normalize(T* p, double total, Index label) const {
-    const T scale = static_cast<T>(1 / total), top = lanes_.read(p + label) * scale;
-    put_label_first(lanes_, p, k_, label, top, o_.tie_gap, [=](Index j) { return p[j] * scale; });
+  // Retracts p, which in logit space sums to `total` and is to sum to one.
+  AEPPT_DEVICE void settle(T* p, double total, Index label) const {
+    const bool logit = o_.space == Space::kLogit;
+    retract(lanes_, p, k_, label, o_.tie_gap, logit ? static_cast<T>(1 / total) : T(1), logit);
   }
 
   // The segment from start to best; in logit space `end` holds the logarithm of their ratio.
@@ -350,16 +349,17 @@ class RowSearch {
     const T t = static_cast<T>(at);
     const T *const start = r.start, *const end = r.end;
     T* const point = r.point;
+    double total = 1;
     if (o_.space == Space::kProb) {
       lanes_.each_padded(k_, [=](Index j) { point[j] = start[j] + t * (end[j] - start[j]); });
-      retract(lanes_, point, k_, r.label, o_.tie_gap);
     } else {
       const T lowest = static_cast<T>(kLogFloor);
       lanes_.each_padded(k_, [=](Index j) {
         point[j] = (start[j] > lowest ? start[j] : lowest) * exponential(t * end[j]);
       });
-      normalize(point, lanes_.sum(k_, [=](Index j) { return point[j]; }), r.label);
+      total = lanes_.sum(k_, [=](Index j) { return point[j]; });
     }
+    settle(point, total, r.label);
   }
 
   AEPPT_DEVICE double distance(const T* left, const T* right) const {
