@@ -203,14 +203,12 @@ struct Product {
         panels += kTogether * stride;
       }
     }
-    for (; column + (kAbreast - 1) * kPanel < width; column += kAbreast * kPanel) {
-      if (width - column <= kLanes) break;
-      pieces<kAbreast * kPerPanel>(x, rows, panels, stride, depth, bias, out, column);
-      panels += kAbreast * stride;
-    }
-    for (; column < width; column += kPanel, panels += stride) {
-      if (width - column <= kLanes) pieces<1>(x, rows, panels, stride, depth, bias, out, column);
-      else pieces<kPerPanel>(x, rows, panels, stride, depth, bias, out, column);
+    for (; column < width; column += kAbreast * kPanel, panels += kAbreast * stride) {
+      const int64_t left = width - column;
+      if (left <= kLanes) pieces<1>(x, rows, panels, stride, depth, bias, out, column);
+      else if (left <= 2 * kLanes) pieces<2>(x, rows, panels, stride, depth, bias, out, column);
+      else if (left <= 3 * kLanes) pieces<3>(x, rows, panels, stride, depth, bias, out, column);
+      else pieces<kAbreast * kPerPanel>(x, rows, panels, stride, depth, bias, out, column);
     }
   }
 };

@@ -304,13 +304,18 @@ class Order {
   }
 
   void count(const T* p, int32_t* order) const {
+    constexpr int32_t kBlock = 16;  // rows are padded
+    const int32_t end = (k_ + kBlock - 1) / kBlock * kBlock;
     int32_t rank[kCountingLimit] = {};
     for (int32_t j = 0; j < k_; ++j) {
       const T value = p[j];
+      const int32_t near = j / kBlock * kBlock, far = near + kBlock;
 #pragma omp simd
-      for (int32_t i = 0; i < j; ++i) rank[i] += value > p[i];
+      for (int32_t i = 0; i < near; ++i) rank[i] += value > p[i];
 #pragma omp simd
-      for (int32_t i = j + 1; i < k_; ++i) rank[i] += value >= p[i];
+      for (int32_t i = near; i < far; ++i) rank[i] += value > p[i] || (value == p[i] && j < i);
+#pragma omp simd
+      for (int32_t i = far; i < end; ++i) rank[i] += value >= p[i];
     }
     for (int32_t i = 0; i < k_; ++i) order[rank[i]] = i;
   }
