@@ -71,24 +71,24 @@ def test_v1_and_v2(defense_file: Path, defense: PrivacyFunnel, rows: NDArray) ->
 
 
 @pytest.mark.parametrize(
-    ("seconds", "error", "reason"),
+    ("timeout", "error", "reason"),
     [
-        (0.5, None, Reason.TIMEOUT),
-        (0.0, ValueError("holds an input"), Reason.INVALID_REQUEST),
-        (0.0, RuntimeError("holds an input"), Reason.UNUSABLE_ANSWER),
+        (0.1, None, Reason.TIMEOUT),
+        (30.0, ValueError("holds an input"), Reason.INVALID_REQUEST),
+        (30.0, RuntimeError("holds an input"), Reason.UNUSABLE_ANSWER),
     ],
 )
 def test_it_fails_closed(
     defense_file: Path,
     defense: PrivacyFunnel,
     rows: NDArray,
-    seconds: float,
+    timeout: float,
     error: Exception | None,
     reason: Reason,
 ) -> None:
     model = Echo()
-    model.seconds, model.error = seconds, error
-    gateway = gateway_before(LocalModel(model, options(defense_file, timeout=0.1)), defense)
+    model.seconds, model.error = 1.0, error
+    gateway = gateway_before(LocalModel(model, options(defense_file, timeout=timeout)), defense)
     with pytest.raises(RefusedError) as raised:
         asyncio.run(gateway(v2_request(rows, "rows", "FP64")))
     assert raised.value.reason is reason
