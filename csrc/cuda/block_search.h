@@ -90,29 +90,16 @@ class BlockSearch {
     int32_t* const list = reinterpret_cast<int32_t*>(memory_ + layout_.list_at);
     block_.each(layout_.bytes / sizeof(int32_t),
                 [&](Index i) { reinterpret_cast<int32_t*>(memory_)[i] = 0; });
-    for (;;) {
-      block_.teams(slots, [&](Lanes lanes, Index i) { advance(lanes, i, next_row); });
-      // Every live row is evaluated. A whole block that is one team has no register left to count
-      // them.
-      constexpr bool kCounts = Block::kTeams > 1;
-      Index evaluated = 0;
-      if constexpr (!kCounts) {
-        evaluated = block_.select(slots, [&](Index i) { return slot(i).live; }, list);
-        if (evaluated == 0) return;
-      }
+    while (block_.any(slots, [&](Lanes lanes, Index i) { return advance(lanes, i, next_row); })) {
       AEPPT_UNROLL(1)
       for (Index i = 0; i < 3; ++i) {
         const Pass pass = static_cast<Pass>(i);
         const Index count = block_.select(slots, [&](Index i) { return wants(i, pass); }, list);
         if (count == 0) continue;
         propagate(list, count, pass);
-        if (pass == Pass::kBackward) {
-          block_.teams(count, [&](Lanes lanes, Index a) { step(lanes, list[a]); });
-        } else if (kCounts) {
-          evaluated += count;
-        }
+        if (pass != Pass::kBackward) continue;
+        block_.teams(count, [&](Lanes lanes, Index a) { step(lanes, list[a]); });
       }
-      if (kCounts && evaluated == 0) return;
     }
   }
 
@@ -163,8 +150,9 @@ class BlockSearch {
 
   // ---- what a team does with its row ----
 
+  // Whether the slot has a row, which then is to be evaluated.
   template <typename F>
-  AEPPT_DEVICE void advance(Lanes lanes, Index i, F next_row) const {
+  AEPPT_DEVICE bool advance(Lanes lanes, Index i, F next_row) const {
     const RowSearch<T, Lanes> search(s_, lanes, coarse());
     Slot<T> slot = read(lanes, i);
     slot.next = Next::kNothing;
@@ -185,6 +173,7 @@ class BlockSearch {
     if (slot.live && slot.next == Next::kEvaluate) look(lanes, i, slot);
     if (slot.next == Next::kGradient) start_backward(lanes, i);
     write(lanes, i, slot);
+    return slot.live;
   }
 
   // Brings the features in line with the point.

@@ -302,6 +302,8 @@ struct Block {
                                    BlockLanes<kThreads>>;
 
   __device__ static Index team() { return threadIdx.x / kLanes; }
+  // A value that all lanes of a warp have, in a register that they share.
+  __device__ static Index uniform(Index value) { return __shfl_sync(~0u, value, 0, kWarp); }
 
   // f(i) for all i < n.
   template <typename F>
@@ -315,11 +317,19 @@ struct Block {
     for (Index i = threadIdx.x / kLanes; i < n; i += kTeams) f(Lanes(), i);
     __syncthreads();
   }
+  // The same; whether f(lanes, i) held for any.
+  template <typename F>
+  __device__ bool any(Index n, F f) const {
+    bool held = false;
+    for (Index i = threadIdx.x / kLanes; i < n; i += kTeams) held |= f(Lanes(), i);
+    return __syncthreads_or(held);
+  }
   // f(i, lane) for all i < n and all lanes of a warp, in one block of the cluster.
   template <typename F>
   __device__ void warps(Index n, F f) const {
     const Index blocks = cluster_size();
-    for (Index i = cluster_rank() * kWarps + threadIdx.x / kWarp; i < n; i += blocks * kWarps) {
+    const Index first = uniform(cluster_rank() * kWarps + threadIdx.x / kWarp);
+    for (Index i = first; i < n; i += blocks * kWarps) {
       f(i, threadIdx.x % kWarp);
     }
     if (blocks > 1) cluster_sync();
@@ -339,7 +349,7 @@ struct Block {
       if (threadIdx.x == 0) scratch.count[0] = count;
     }
     __syncthreads();
-    const Index count = scratch.count[0];
+    const Index count = uniform(scratch.count[0]);
     __syncthreads();
     return count;
   }

@@ -14,6 +14,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #define __device__
@@ -61,7 +62,13 @@ class Threads {
 
   // Waits until as many threads have come to the barrier.
   void wait_for_cluster() { wait(cluster_, static_cast<int>(threads_.size())); }
-  void wait_for_block() { wait(blocks_[block()], threads_of_block_); }
+  // Whether any thread of the block voted so.
+  bool wait_for_block(bool vote = false) {
+    Barrier& barrier = blocks_[block()];
+    barrier.vote |= vote;
+    wait(barrier, threads_of_block_);
+    return barrier.outcome;
+  }
   void wait_for_lanes(unsigned mask) {
     Warp& warp = this->warp();
     wait(warp.barriers[mask == ~0u ? kWarpThreads : std::countr_zero(mask)], std::popcount(mask));
@@ -97,6 +104,7 @@ class Threads {
   struct Barrier {
     int arrived = 0;
     unsigned generation = 0;
+    bool vote = false, outcome = false;
   };
   struct Warp {
     Barrier barriers[kWarpThreads + 1];  // by first lane; the last is that of the whole warp
@@ -139,6 +147,7 @@ class Threads {
   void wait(Barrier& barrier, int count) {
     if (++barrier.arrived == count) {
       barrier.arrived = 0;
+      barrier.outcome = std::exchange(barrier.vote, false);
       ++barrier.generation;
       idle_ = 0;
       return;
@@ -169,6 +178,7 @@ class Threads {
 inline thread_local Threads* Threads::current = nullptr;
 
 inline void __syncthreads() { Threads::current->wait_for_block(); }
+inline int __syncthreads_or(bool vote) { return Threads::current->wait_for_block(vote); }
 inline int cluster_size() { return Threads::current->blocks(); }
 inline int cluster_rank() { return Threads::current->block(); }
 inline void cluster_sync() { Threads::current->wait_for_cluster(); }
