@@ -5,8 +5,7 @@
 // ways lead to the order, by what is known:
 //   sort()        nothing: a count of greater entries for short rows, a radix sort for long ones
 //   sort_again()  the order of a nearby point: insertion, as long as little moves
-//   merge()       the last step added one constant here and took it there: two sorted lists to
-//   merge
+//   merge()       the last step added one constant here and took it there: two sorted lists
 #pragma once
 
 #include <algorithm>
@@ -29,8 +28,7 @@ class Order {
   using Bits = std::conditional_t<kFloat, uint32_t, uint64_t>;
   using Key = std::conditional_t<kFloat, uint64_t, unsigned __int128>;
 
-  // Vectors are read and stored whole, so that the last may reach this far beyond the end of a
-  // list.
+  // Vectors are read and stored whole, so that the last may reach this far beyond a list's end.
   static constexpr int32_t kSlack = 16;
   // scratch: scratch_keys(k) keys, which are zero: three lists, a row of values and a bitmap.
   static constexpr int64_t list_keys(int64_t k) { return k + kSlack; }
