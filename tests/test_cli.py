@@ -120,6 +120,17 @@ def test_protect_gives_what_the_library_gives(
     assert f"mean L1 change {info.l1.mean():.4f}" in said
 
 
+def test_protect_writes_no_row_unprotected(run: Run, folder: Path, tmp_path: Path) -> None:
+    known = read_predictions(folder / "target.npz")
+    careless = AEPPT(hidden=(8,), on_invalid="passthrough").fit(known.probs, known.is_member)
+    careless.save(tmp_path / "careless.safetensors")
+    given = ("protect", folder / "bad.npz", tmp_path / "out.npz")
+    code, _, errors = run(*given, "--defense", tmp_path / "careless.safetensors")
+    assert code == 2
+    assert "is not a probability vector" in errors
+    assert not (tmp_path / "out.npz").exists()
+
+
 def test_fit_takes_any_defense_and_protect_the_result(
     run: Run, folder: Path, make_predictions: Make, tmp_path: Path
 ) -> None:

@@ -15,7 +15,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
 from typing_extensions import Self
 
-from aeppt import AEPPT, ProtectedClassifier
+from aeppt import AEPPT, ProtectedClassifier, ProtectedFunction
 
 FEATURES, LABELS = load_iris(return_X_y=True)
 
@@ -127,6 +127,22 @@ def test_parameters_of_what_is_fitted_are_not_set(protected: ProtectedClassifier
     with pytest.raises(ValueError, match="'estimator__memory' is not a parameter"):
         protected.set_params(estimator__memory=None)
     assert set(protected.get_params(deep=True)) == {"estimator", "defense"}
+
+
+def test_no_row_passes_unprotected(protected: ProtectedClassifier) -> None:
+    class Careless(LogisticRegression):
+        def predict_proba(self, X: Any) -> Any:
+            return 0.9985 * super().predict_proba(X)
+
+    rows = protected.estimator.predict_proba(FEATURES)
+    careless = AEPPT(hidden=(8,), on_invalid="passthrough").fit(rows, np.arange(150) < 75)
+    model = Careless().fit(FEATURES, LABELS)
+    for wrapped in (
+        ProtectedClassifier(model, careless).predict_proba,
+        ProtectedFunction(model.predict_proba, careless),
+    ):
+        with pytest.raises(ValueError, match="row 0 is not a probability vector"):
+            wrapped(FEATURES)
 
 
 def test_logarithms_are_of_the_protected(protected: ProtectedClassifier) -> None:

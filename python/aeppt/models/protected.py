@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from aeppt.defenses import OutputDefense
+from aeppt.predictions import checked_probs
 
 
 def protected_soft_max(logits: Tensor, defense: nn.Module, n_classes: int) -> Tensor:
@@ -133,5 +134,11 @@ class ProtectedFunction:
         self.defense = defense
 
     def __call__(self, *args: Any, **kwargs: Any) -> NDArray[np.floating]:
-        """Call the function and return its protected answer [n, k]."""
-        return self.defense.protect(np.asarray(self.function(*args, **kwargs)))
+        """Call the function and return its protected answer [n, k].
+
+        Raises
+        ------
+        ValueError
+            A row is no probability vector; also where the defense would let it through.
+        """
+        return self.defense.protect(checked_probs(self.function(*args, **kwargs)))

@@ -14,6 +14,7 @@ from typing_extensions import Self
 
 from aeppt.defenses import OutputDefense
 from aeppt.models.protected import log_keeping_labels
+from aeppt.predictions import checked_probs
 
 
 class ProtectedClassifier(ClassifierMixin, BaseEstimator):
@@ -108,9 +109,15 @@ class ProtectedClassifier(ClassifierMixin, BaseEstimator):
         return names
 
     def predict_proba(self, X: Any) -> NDArray[np.floating]:
-        """Protected probabilities [n, k]."""
+        """Protected probabilities [n, k].
+
+        Raises
+        ------
+        ValueError
+            A row is no probability vector; also where the defense would let it through.
+        """
         check_is_fitted(self.estimator)
-        return self.defense.protect(np.asarray(self.estimator.predict_proba(X)))
+        return self.defense.protect(checked_probs(self.estimator.predict_proba(X)))
 
     def predict_log_proba(self, X: Any) -> NDArray[np.floating]:
         """Protected log-probabilities [n, k], finite; their arg-max is the label."""
@@ -118,7 +125,11 @@ class ProtectedClassifier(ClassifierMixin, BaseEstimator):
         return logs
 
     def predict(self, X: Any) -> NDArray:
-        """The estimator's labels [n]; the defense does not change them."""
+        """The labels [n] of the greatest protected probabilities.
+
+        They are the estimator's own where it predicts what it gives the greatest probability, as
+        nearly all do (``SVC(probability=True)`` does not), and the defense keeps labels.
+        """
         places = self.predict_proba(X).argmax(axis=1)
         labels: NDArray = self.classes_[places]
         return labels
