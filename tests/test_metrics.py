@@ -35,6 +35,7 @@ from aeppt.evaluation.metrics import (
     tpr_at_fpr,
 )
 from aeppt.evaluation.results import Estimate
+from aeppt.roc import area_under_roc
 
 Make = Callable[..., Predictions]
 
@@ -129,16 +130,38 @@ def test_the_variance_of_the_auc_by_hand() -> None:
     scores, is_member = np.array([2.0, 4, 1, 3, 3]), np.array([True, True, False, False, False])
     estimate = attack_metrics(scores, is_member)["auc"]
     variance = np.var([1 / 3, 1], ddof=1) / 2 + np.var([1, 0.5, 0.5], ddof=1) / 3
-    half = norm.ppf(0.975) * math.sqrt(variance)
+    half = norm.ppf(0.975) * math.sqrt(variance) / (2 / 9)  # of the logit, whose slope is 1 / (p q)
+    odds = 2 * math.exp(half), 2 * math.exp(-half)
     assert estimate.value == pytest.approx(2 / 3)
-    assert estimate.low == pytest.approx(max(0, 2 / 3 - half))
-    assert estimate.high == pytest.approx(min(1, 2 / 3 + half))
+    assert estimate.low == pytest.approx(odds[1] / (1 + odds[1]))
+    assert estimate.high == pytest.approx(odds[0] / (1 + odds[0]))
+
+
+@pytest.mark.parametrize("separated", [1.0, -1.0])
+def test_few_records_that_are_all_apart_prove_little(separated: float) -> None:
+    estimate = attack_metrics(separated * np.arange(6.0), np.arange(6) > 2)["auc"]
+    near, far = (estimate.value, estimate.low) if separated > 0 else (0.0, estimate.high)
+    assert near == estimate.value == (separated > 0)
+    # Newcombe's method 5 at its end: (1 - a)^2 = 1.96^2 a (1 - a) s / 9 for s as below.
+    area = far if separated > 0 else 1 - far
+    spread = 1 + 2 * (1 - area) / (2 - area) + 2 * area / (1 + area)
+    assert (1 - area) ** 2 == pytest.approx(norm.ppf(0.975) ** 2 * area * (1 - area) * spread / 9)
+    assert 0.4 < area < 0.6
+
+
+@pytest.mark.parametrize("size", [5, 33])
+@pytest.mark.parametrize("area", [0.5, 0.95, 0.99])
+def test_the_interval_of_the_auc_covers(area: float, size: int) -> None:
+    rng, is_member = np.random.default_rng(0), np.arange(2 * size) < size
+    ahead = math.sqrt(2) * norm.ppf(area) * is_member
+    estimates = [area_under_roc(rng.normal(ahead), is_member) for _ in range(400)]
+    assert np.mean([low <= area <= high for _, low, high in estimates]) > 0.93
 
 
 def test_constant_scores_have_an_auc_of_one_half() -> None:
     estimate = attack_metrics(np.zeros(20), np.arange(20) < 8)["auc"]
     assert estimate.value == 0.5
-    assert estimate.low <= 0.5 <= estimate.high
+    assert estimate.low < 0.5 < estimate.high
 
 
 def test_a_single_member_leaves_the_auc_open() -> None:
