@@ -311,7 +311,7 @@ def test_clusters_that_cannot_be_are_one_line(
     assert message in errors
 
 
-def test_without_ray_the_extra_is_named(
+def test_without_ray_its_name_is_told(
     run: Run,
     given: Given,
     tmp_path: Path,
@@ -321,8 +321,8 @@ def test_without_ray_the_extra_is_named(
     command = ("protect", given.folder, tmp_path / "out", "--defense", given.defense)
     code, _, errors = run(*command, "--engine", "ray")
     assert (code, errors.count("\n")) == (2, 1)
-    assert 'pip install "aeppt[scale]"' in errors
-    with pytest.raises(ModuleNotFoundError, match=r"aeppt\[scale\]"):
+    assert 'pip install "ray[data]"' in errors
+    with pytest.raises(ModuleNotFoundError, match=r"ray\[serve\]"):
         protected_app(uniform, given.defense)
     assert run(*command)[0] == 0
 

@@ -203,7 +203,7 @@ def test_an_exported_model_answers_the_same(
     served = load_model_file(tmp_path / "protected.pt2")
     for rows in (inputs, inputs[:1], inputs[7:40]):
         assert torch.equal(loaded(rows), protected(rows))
-        answer = served({served.inputs[0].name: rows.numpy()})[served.outputs[0]]
+        answer = served({served.inputs[0].name: rows.numpy()})[served.outputs[0].name]
         np.testing.assert_array_equal(answer, protected(rows).numpy())
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import runpy
-import socket
 import subprocess
 import sys
 import time
@@ -20,7 +19,9 @@ from numpy.typing import NDArray
 
 from aeppt import Predictions, PrivacyFunnel
 
-sys.path.insert(0, str(Path(__file__).parent))  # for serving_helpers
+sys.path.insert(0, str(Path(__file__).parent))
+
+from serving_helpers import free_port
 
 START_SECONDS = 60
 #: Imports once what gateways and the predictor need, and forks each of them.
@@ -150,12 +151,6 @@ def model_server() -> Iterator[ModelServer]:
     server = ModelServer()
     yield server
     server.kill()
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
 
 
 class GrpcError(Exception):

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 from numpy.typing import NDArray
 
 SECRET = "a text that holds an input"  # the model server says it wherever it can
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return int(listening.getsockname()[1])
 
 
 def v2_request(rows: NDArray, **more: Any) -> dict[str, Any]:

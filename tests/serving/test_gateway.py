@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from serving_helpers import SECRET, v2_request
+from serving_helpers import SECRET, free_port, v2_request
 
 from aeppt import PrivacyFunnel
 
@@ -161,17 +161,23 @@ def test_grpc_has_no_model_repository(rest: Any, triton_grpc: Any) -> None:
             triton_grpc(rest.grpc, method, model_name="model")
 
 
-def test_metrics_count_rows_and_refusals(grpc: Any, curl: Curl, rows: NDArray) -> None:
+def test_metrics_count_rows_and_refusals(
+    start: Any, predictor: tuple[str, str], grpc: Any, curl: Curl, rows: NDArray
+) -> None:
+    port = free_port()
+    asked = ("--predictor", predictor[1], "--predictor-protocol", "grpc-v2", "--output", "probs")
+    server = start(*asked, "--metrics-port", port)
+
     def read() -> dict[str, float]:
-        lines = curl(f"{grpc.http}/metrics")[1].splitlines()
+        lines = curl(f"127.0.0.1:{port}/metrics")[1].splitlines()
         return {
             name: float(value)
             for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")
         }
 
     before = read()
-    curl(f"{grpc.http}/v2/models/model/infer", v2_request(rows))
-    curl(f"{grpc.http}/v2/models/model/infer", v2_request(2 * rows))
+    curl(f"{server.http}/v2/models/model/infer", v2_request(rows))
+    curl(f"{server.http}/v2/models/model/infer", v2_request(2 * rows))
     after = read()
 
     def gained(name: str) -> float:

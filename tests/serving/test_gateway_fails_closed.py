@@ -287,6 +287,51 @@ def test_requests_that_stop_halfway(
     assert not [line for line in before_fake.log if line["event"] not in ("serving", "request")]
 
 
+def test_heads_that_are_long_or_late(before_fake: Any) -> None:
+    host, port = before_fake.http.split(":")
+    for start in (b"", b"GET /v2 HTTP/1.1\r\nhost: gateway\r\n"):
+        with socket.create_connection((host, int(port)), timeout=10) as client:
+            client.sendall(start)
+            assert is_closed(client)  # after --timeout
+    with socket.create_connection((host, int(port)), timeout=10) as client:
+        client.sendall(b"GET /v2 HTTP/1.1\r\n")
+        with contextlib.suppress(OSError):
+            for _ in range(100):
+                client.sendall(b"x: " + 10_000 * b"y" + b"\r\n")
+        assert is_closed(client)
+    with socket.create_connection((host, int(port)), timeout=10) as client:
+        for _ in range(2):  # one after the other on a connection
+            client.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: gateway\r\n\r\n")
+            answer = b""
+            while not answer.endswith(b"}"):
+                answer += client.recv(1000)
+            assert b" 200 " in answer
+
+
+def is_closed(client: socket.socket) -> bool:
+    try:
+        return client.recv(1000) == b""
+    except ConnectionError:
+        return True
+
+
+def test_bodies_are_bounded_together(before_fake: Any) -> None:
+    host, port = before_fake.http.split(":")
+    head = b"POST /v2/models/model/infer HTTP/1.1\r\nhost: g\r\ncontent-length: 100000\r\n\r\n"
+    answers = []
+    with contextlib.ExitStack() as stack:
+        clients = []
+        for _ in range(20):  # all but the last byte; 16 of them may be held
+            client = stack.enter_context(socket.create_connection((host, int(port)), timeout=10))
+            client.sendall(head + 99_999 * b" ")
+            clients.append(client)
+        for client in clients:
+            with contextlib.suppress(ConnectionError):
+                answers.append(client.recv(1000).split()[1])
+    assert answers.count(b"503") >= 3
+    assert set(answers) <= {b"503", b"408"}
+
+
 class FakeGrpc(grpc_package.GenericRpcHandler):
     """A gRPC server that answers every call by a function of the call's context."""
 

@@ -74,7 +74,7 @@ def onnx(classifier: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_pt2_is_described_and_answers_as_the_module(pt2: Path) -> None:
     model = load_model_file(pt2)
     assert model.inputs == [("x", "FP32", (-1, 4)), ("shift", "INT64", (-1,))]
-    assert model.outputs == ["logits", "label"]
+    assert model.outputs == [("logits", "FP32", (-1, 3)), ("label", "INT64", (-1,))]
 
     torch.manual_seed(0)
     wanted = TwoInputs()(torch.from_numpy(FEATURES), torch.arange(60), 2.0)
@@ -98,7 +98,7 @@ def test_outputs_without_names_are_numbered(tmp_path: Path) -> None:
             return x + 1, [x - 1]
 
     model = load_model_file(saved(Pair(), (torch.zeros(2, 3),), tmp_path / "pair.pt2"))
-    assert model.outputs == ["output_0", "output_1"]
+    assert model.outputs == [("output_0", "FP32", (2, 3)), ("output_1", "FP32", (2, 3))]
     assert model.inputs[0].shape == (2, 3)
     assert model({"x": np.zeros((2, 3), np.float32)})["output_1"].tolist() == [[-1.0] * 3] * 2
 
@@ -107,7 +107,7 @@ def test_skops_gives_the_probabilities(classifier: Any, tmp_path: Path) -> None:
     skops_io.dump(classifier, tmp_path / "model.skops")
     model = load_model_file(tmp_path / "model.skops")
     assert model.inputs == [("input", "FP64", (-1, 4))]
-    assert model.outputs == ["probabilities"]
+    assert model.outputs == [("probabilities", "FP64", (-1, 3))]
     for rows in (FEATURES, FEATURES.astype(np.float64)):
         wanted = classifier.predict_proba(rows.astype(np.float64))
         np.testing.assert_array_equal(model({"input": rows})["probabilities"], wanted)
@@ -116,7 +116,7 @@ def test_skops_gives_the_probabilities(classifier: Any, tmp_path: Path) -> None:
 def test_onnx_is_described_and_answers(onnx: Path, classifier: Any) -> None:
     model = load_model_file(onnx)
     assert model.inputs == [("X", "FP32", (-1, 4))]
-    assert model.outputs == ["label", "probabilities"]
+    assert model.outputs == [("label", "INT64", (-1,)), ("probabilities", "FP32", (-1, 3))]
     got = model({"X": FEATURES})
     np.testing.assert_allclose(got["probabilities"], classifier.predict_proba(FEATURES), atol=1e-5)
     np.testing.assert_array_equal(got["label"], classifier.predict(FEATURES))

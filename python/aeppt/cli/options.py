@@ -27,9 +27,7 @@ class Engine(str, enum.Enum):
     ray = "ray"
 
 
-EngineOption = Annotated[
-    Engine, typer.Option(help="This machine alone, or a Ray cluster (aeppt[scale]).")
-]
+EngineOption = Annotated[Engine, typer.Option(help="This machine alone, or a Ray cluster.")]
 AddressOption = Annotated[
     str | None,
     typer.Option(help="Of a Ray cluster, host:port or auto; if not given, one is started here."),

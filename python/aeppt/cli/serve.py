@@ -104,7 +104,7 @@ def serve(
     metrics_port: Annotated[
         int | None,
         typer.Option(
-            help="For /metrics alone, which is else at the HTTP port for who has an API key.",
+            help="For metrics; must be closed to clients. If not given, there are none.",
             rich_help_panel=LISTEN,
             min=1,
             max=65535,
@@ -194,6 +194,6 @@ def serve(
         from aeppt.serving.server import serve as run
     except ModuleNotFoundError as error:
         raise ValueError(
-            f'serving needs {error.name}, which is not installed: pip install "aeppt[serve]"'
+            f'serving needs {error.name}, which is not installed: install aeppt\'s extra "serve"'
         ) from None
     run(configuration)

@@ -53,7 +53,7 @@ def ray_cluster(address: str | None = None, workers: int | None = None) -> Itera
         import ray
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            'this needs Ray: pip install "aeppt[scale]", or leave out --engine ray'
+            'this needs Ray: pip install "ray[data]", or leave out --engine ray'
         ) from error
     with warnings.catch_warnings():
         # Ray Data warns of its own defaults.

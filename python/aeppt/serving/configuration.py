@@ -47,8 +47,8 @@ class Configuration:
     allowed_outputs : tuple of str
         Outputs that leave unprotected.
     host, http_port, grpc_port, metrics_port
-        Where to listen; a port of 0 is chosen by the system. With ``metrics_port`` None, metrics
-        are at /metrics of the HTTP port.
+        Where to listen; a port of 0 is chosen by the system. With ``metrics_port`` None there are
+        no metrics: with them a client could tell what became of a row.
     timeout : float
         Seconds that a predictor may take, and a request to arrive.
     drain_seconds : int

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 from kserve import InferOutput, InferRequest, InferResponse, Model
 from kserve.model import InferenceVerb
 from kserve.utils.numpy_codec import from_np_dtype
@@ -185,7 +186,8 @@ def _check_parameters(parameters: Mapping[str, Any]) -> None:
 def _arrays(outputs: list[InferOutput], names: frozenset[str]) -> dict[str, NDArray]:
     """The arrays of those outputs that may leave; the others are not even decoded."""
     try:
-        return {output.name: _array(output) for output in outputs if output.name in names}
+        with np.errstate(all="ignore"):  # what is no number any more is refused later
+            return {output.name: _array(output) for output in outputs if output.name in names}
     except Exception:  # NumPy and kserve raise what they like at a bad answer
         raise unusable("an output's data do not fit its datatype and shape") from None
 

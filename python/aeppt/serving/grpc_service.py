@@ -108,13 +108,15 @@ class GatewayInterceptor(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         metadata = dict(handler_call_details.invocation_metadata or ())
 
+        is_accepted = method in OPEN or self._api_keys.accept(
+            _bytes(metadata.get("authorization")), _bytes(metadata.get("x-api-key"))
+        )
+
         async def answer(request: Any, context: Any) -> Any:
             started = time.perf_counter()
             refusal, rows = None, 0
             try:
-                if method not in OPEN and not self._api_keys.accept(
-                    _bytes(metadata.get("authorization")), _bytes(metadata.get("x-api-key"))
-                ):
+                if not is_accepted:
                     raise RefusedError(Reason.UNAUTHENTICATED, "this needs a valid API key")
                 response = await handler.unary_unary(request, context)
                 if method == INFER:
@@ -143,9 +145,9 @@ class GatewayInterceptor(grpc.aio.ServerInterceptor):
                 await context.abort(status, refusal.message)
             return response
 
-        return grpc.unary_unary_rpc_method_handler(
-            answer, handler.request_deserializer, handler.response_serializer
-        )
+        # What has no key is not even decoded.
+        decode = handler.request_deserializer if is_accepted else None
+        return grpc.unary_unary_rpc_method_handler(answer, decode, handler.response_serializer)
 
 
 def _bytes(value: str | bytes | None) -> bytes:

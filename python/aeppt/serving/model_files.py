@@ -13,6 +13,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind, TensorArgu
 from torch.utils import _pytree as pytree
 
 from aeppt.serving.exported_archive import read_exported_program
+from aeppt.serving.refusals import InputError
 
 Arrays = dict[str, NDArray]
 
@@ -65,7 +66,7 @@ DYNAMIC = -1
 
 
 class TensorSpec(NamedTuple):
-    """What an input must be."""
+    """What an input must be, or an output is."""
 
     name: str
     datatype: str  # as the Open Inference Protocol names it: FP32, INT64, BYTES, …
@@ -81,14 +82,14 @@ class ModelFile:
     ----------
     inputs : list of TensorSpec
         What a call must give.
-    outputs : list of str
-        The names of what it returns.
+    outputs : list of TensorSpec
+        What it returns.
     """
 
     def __init__(
         self,
         inputs: Sequence[TensorSpec],
-        outputs: Sequence[str],
+        outputs: Sequence[TensorSpec],
         run: Callable[[Arrays], Sequence[NDArray]],
     ) -> None:
         self.inputs = list(inputs)
@@ -106,15 +107,19 @@ class ModelFile:
 
         Raises
         ------
-        ValueError
+        InputError
             An input is missing, unknown, or of a wrong dtype, rank or size; the message names it.
+        Exception
+            What the model itself raises; ValueError, TypeError or IndexError where the inputs are
+            to blame.
         """
         unknown = sorted(set(feed) - {spec.name for spec in self.inputs})
         if unknown:
             wanted = ", ".join(spec.name for spec in self.inputs)
-            raise ValueError(f"there is no input {unknown[0]!r}; the model takes {wanted}")
+            raise InputError(f"there is no input {unknown[0]!r}; the model takes {wanted}")
         arrays = {spec.name: _checked_input(spec, feed) for spec in self.inputs}
-        return dict(zip(self.outputs, self._run(arrays), strict=True))
+        names = [spec.name for spec in self.outputs]
+        return dict(zip(names, self._run(arrays), strict=True))
 
 
 def load_model_file(path: str | Path) -> ModelFile:
@@ -158,7 +163,7 @@ def load_model_file(path: str | Path) -> ModelFile:
 
 def _checked_input(spec: TensorSpec, feed: Arrays) -> NDArray:
     if spec.name not in feed:
-        raise ValueError(f"input {spec.name!r} is missing")
+        raise InputError(f"input {spec.name!r} is missing")
     array = np.asarray(feed[spec.name])
     wanted = np.dtype(NUMPY_DTYPES[spec.datatype])
     if array.dtype == np.float32 and wanted == np.float64:
@@ -166,12 +171,12 @@ def _checked_input(spec: TensorSpec, feed: Arrays) -> NDArray:
     elif array.dtype.kind in "SU" and spec.datatype == "BYTES":
         array = array.astype(np.object_)
     if array.dtype != wanted:
-        raise ValueError(f"input {spec.name!r} must be {spec.datatype}, got {array.dtype}")
+        raise InputError(f"input {spec.name!r} must be {spec.datatype}, got {array.dtype}")
     fits = array.ndim == len(spec.shape) and all(
         size in (DYNAMIC, given) for size, given in zip(spec.shape, array.shape, strict=True)
     )
     if not fits:
-        raise ValueError(
+        raise InputError(
             f"input {spec.name!r} must have shape {list(spec.shape)} (-1: any size), "
             f"got {list(array.shape)}"
         )
@@ -198,14 +203,19 @@ def _load_pt2(path: Path) -> ModelFile:
         if spec.kind != InputKind.USER_INPUT:
             continue
         if isinstance(spec.arg, TensorArgument):
-            inputs.append(_tensor_spec(path, spec.arg.name, fakes[spec.arg.name]))
+            inputs.append(_tensor_spec(path, "input", spec.arg.name, fakes[spec.arg.name]))
         elif not isinstance(spec.arg, ConstantArgument):
             raise ValueError(f"{path}: input {spec.arg.name!r} is not a tensor")
         arguments.append(spec.arg)
 
     names = _output_names(program.call_spec.out_spec)
-    is_tensor = [isinstance(spec.arg, TensorArgument) for spec in _user_outputs(program)]
-    outputs = [name for name, tensor in zip(names, is_tensor, strict=True) if tensor]
+    returned = [spec.arg for spec in _user_outputs(program)]
+    is_tensor = [isinstance(argument, TensorArgument) for argument in returned]
+    outputs = [
+        _tensor_spec(path, "output", name, fakes[argument.name])
+        for name, argument, tensor in zip(names, returned, is_tensor, strict=True)
+        if tensor
+    ]
     if not outputs:
         raise ValueError(f"{path}: the program returns no tensor")
 
@@ -229,9 +239,9 @@ def _load_pt2(path: Path) -> ModelFile:
     return ModelFile(inputs, outputs, run)
 
 
-def _tensor_spec(path: Path, name: str, fake: torch.Tensor) -> TensorSpec:
+def _tensor_spec(path: Path, side: str, name: str, fake: torch.Tensor) -> TensorSpec:
     if fake.dtype not in TORCH_DATATYPES:
-        raise ValueError(f"{path}: input {name!r} is {fake.dtype}, which has no NumPy dtype")
+        raise ValueError(f"{path}: {side} {name!r} is {fake.dtype}, which has no NumPy dtype")
     if fake.device.type != "cpu":
         raise ValueError(f"{path} was exported on {fake.device}; export the model on the CPU")
     shape = tuple(size if isinstance(size, int) else DYNAMIC for size in fake.shape)
@@ -266,7 +276,7 @@ def _load_skops(path: Path) -> ModelFile:
     try:
         from skops import io
     except ImportError as error:
-        raise ImportError('.skops files need skops: pip install "aeppt[serve]"') from error
+        raise ImportError(".skops files need skops: pip install skops") from error
     try:
         untrusted = io.get_untrusted_types(file=path)
         classifier: Any = None if untrusted else io.load(path)
@@ -287,18 +297,23 @@ def _load_skops(path: Path) -> ModelFile:
     features = getattr(classifier, "n_features_in_", DYNAMIC)
 
     def run(arrays: Arrays) -> list[NDArray]:
-        return [np.asarray(classifier.predict_proba(arrays["input"]))]
+        return [np.asarray(classifier.predict_proba(arrays["input"]), np.float64)]
 
-    return ModelFile([TensorSpec("input", "FP64", (DYNAMIC, features))], ["probabilities"], run)
+    given = TensorSpec("input", "FP64", (DYNAMIC, features))
+    returned = TensorSpec("probabilities", "FP64", (DYNAMIC, len(classifier.classes_)))
+    return ModelFile([given], [returned], run)
 
 
 def _load_onnx(path: Path) -> ModelFile:
     try:
         import onnxruntime
+        from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
     except ImportError as error:
-        raise ImportError('.onnx files need ONNX Runtime: pip install "aeppt[serve]"') from error
+        raise ImportError(".onnx files need ONNX Runtime: pip install onnxruntime") from error
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # errors are raised; written, they would tell of inputs
     try:
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise ValueError(f"cannot load {path} with ONNX Runtime: {_reason(error)}") from error
     for side, values in (("input", session.get_inputs()), ("output", session.get_outputs())):
@@ -308,16 +323,27 @@ def _load_onnx(path: Path) -> ModelFile:
                     f"{path}: {side} {value.name!r} is {value.type}, not a tensor of a usual dtype"
                     + ("; convert with zipmap=False" if "map" in value.type else "")
                 )
-    inputs = [
-        TensorSpec(
-            value.name,
-            ONNX_DATATYPES[value.type],
-            tuple(size if isinstance(size, int) else DYNAMIC for size in value.shape),
-        )
-        for value in session.get_inputs()
-    ]
-    outputs = [value.name for value in session.get_outputs()]
-    return ModelFile(inputs, outputs, lambda arrays: session.run(outputs, arrays))
+    inputs, outputs = (
+        [
+            TensorSpec(
+                value.name,
+                ONNX_DATATYPES[value.type],
+                tuple(size if isinstance(size, int) else DYNAMIC for size in value.shape),
+            )
+            for value in values
+        ]
+        for values in (session.get_inputs(), session.get_outputs())
+    )
+    names = [spec.name for spec in outputs]
+
+    def run(arrays: Arrays) -> Sequence[NDArray]:
+        try:
+            results: Sequence[NDArray] = session.run(names, arrays)
+        except InvalidArgument as error:
+            raise ValueError(f"the model takes no such input: {_reason(error)}") from error
+        return results
+
+    return ModelFile(inputs, outputs, run)
 
 
 _LOADERS: dict[str, Callable[[Path], ModelFile]] = {

@@ -29,7 +29,15 @@ from numpy.typing import NDArray
 from yarl import URL
 
 from aeppt.serving.configuration import Configuration, PredictorProtocol
-from aeppt.serving.refusals import Reason, RefusedError, invalid, too_slow, unreachable, unusable
+from aeppt.serving.refusals import (
+    InputError,
+    Reason,
+    RefusedError,
+    invalid,
+    too_slow,
+    unreachable,
+    unusable,
+)
 
 if TYPE_CHECKING:
     from aeppt.serving.model_files import ModelFile
@@ -39,6 +47,8 @@ JSON, BINARY = "application/json", "application/octet-stream"
 KEEP_ALIVE = 4.0  # seconds: less than the 5 after which uvicorn closes an idle connection
 READY_SECONDS = 5.0  # the most that a predictor's readiness is waited for
 READY_TIMEOUT = aiohttp.ClientTimeout(total=READY_SECONDS)
+#: What NumPy makes of JSON's values, by what is wanted of them.
+KINDS = {"b": "b", "i": "iuf", "u": "iuf", "f": "iuf"}
 Specs = list[dict[str, Any]]
 
 
@@ -210,8 +220,9 @@ class GrpcPredictor:
 
     def __init__(self, configuration: Configuration, max_answer_bytes: int) -> None:
         self.output = configuration.output
+        address = str(configuration.predictor)
         self._channel = grpc.aio.insecure_channel(
-            configuration.predictor,
+            address if ":" in address else f"{address}:80",  # gRPC itself would take 443
             options=[
                 ("grpc.max_receive_message_length", max_answer_bytes),
                 ("grpc.max_send_message_length", -1),
@@ -293,14 +304,15 @@ class LocalModel:
         self._model = model
         self._name = configuration.model_name
         self._timeout = configuration.timeout
-        self.output = configuration.output or model.outputs[0]
-        if configuration.output is None and len(model.outputs) > 1:
-            raise ValueError(f"--output must name one of the model's: {', '.join(model.outputs)}")
-        missing = {self.output, *configuration.allowed_outputs} - set(model.outputs)
+        names = [spec.name for spec in model.outputs]
+        self.output = configuration.output or names[0]
+        if configuration.output is None and len(names) > 1:
+            raise ValueError(f"--output must name one of the model's: {', '.join(names)}")
+        missing = {self.output, *configuration.allowed_outputs} - set(names)
         if missing:
             raise ValueError(
                 f"{configuration.model} has no output {min(missing)!r}; its outputs are "
-                f"{', '.join(model.outputs)}"
+                f"{', '.join(names)}"
             )
 
     async def infer(self, request: InferRequest) -> InferResponse:
@@ -318,16 +330,13 @@ class LocalModel:
         keyed = bool(instances) and all(isinstance(instance, dict) for instance in instances)
         if not keyed and len(inputs) > 1:
             raise invalid("each instance must be an object with one entry for each input")
-        try:
-            feed = {
-                spec.name: np.asarray(
-                    [instance[spec.name] for instance in instances] if keyed else instances,
-                    dtype=to_np_dtype(spec.datatype),
-                )
-                for spec in inputs
-            }
-        except (KeyError, OverflowError, TypeError, ValueError):
-            raise invalid("the instances do not fit the model's inputs") from None
+        feed = {}
+        for name, datatype, _ in inputs:
+            try:
+                given = [instance[name] for instance in instances] if keyed else instances
+            except KeyError:
+                raise invalid(f"not every instance has the input {name!r}") from None
+            feed[name] = array_of(given, datatype, f"input {name!r}")
         return (await self._run(feed))[self.output].tolist()
 
     async def _run(self, feed: dict[str, NDArray]) -> dict[str, NDArray]:
@@ -335,9 +344,11 @@ class LocalModel:
             return await asyncio.wait_for(asyncio.to_thread(self._model, feed), self._timeout)
         except asyncio.TimeoutError:
             raise too_slow(self._timeout) from None
-        except (TypeError, ValueError):
+        except InputError as error:
+            raise invalid(str(error)) from None
+        except (IndexError, TypeError, ValueError):
             raise invalid("the inputs do not fit the model") from None
-        except RuntimeError:
+        except Exception:  # its text may hold what it computed
             raise unusable("the model failed") from None
 
     async def ready(self) -> bool:
@@ -346,8 +357,11 @@ class LocalModel:
 
     async def metadata(self) -> tuple[Specs, Specs]:
         """The model's inputs and outputs."""
-        inputs = [spec._asdict() | {"shape": list(spec.shape)} for spec in self._model.inputs]
-        return inputs, [{"name": name} for name in self._model.outputs]
+        inputs, outputs = (
+            [spec._asdict() | {"shape": list(spec.shape)} for spec in specs]
+            for specs in (self._model.inputs, self._model.outputs)
+        )
+        return inputs, outputs
 
     async def close(self) -> None:
         """Release what is held."""
@@ -356,10 +370,43 @@ class LocalModel:
 
 def input_array(tensor: InferInput) -> NDArray:
     """An input's array; a refusal where its data do not fit its datatype and shape."""
+    what = f"input {tensor.name!r}"
     try:
+        if tensor._raw_data is None and to_np_dtype(tensor.datatype) not in (None, np.object_):
+            return array_of(tensor.data, tensor.datatype, what).reshape(tensor.shape)
         array: NDArray = tensor.as_numpy()
+    except RefusedError:
+        raise
     except Exception:  # NumPy and kserve raise what they like at bad inputs
-        raise invalid("an input's data do not fit its datatype and shape") from None
+        raise invalid(f"the data of {what} do not fit its datatype and shape") from None
+    return array
+
+
+def array_of(values: list[Any], datatype: str, what: str) -> NDArray:
+    """Values out of JSON as an array of a datatype that can hold every one of them.
+
+    NumPy itself would cut off fractions, read texts as numbers and let large ones overflow.
+
+    Raises
+    ------
+    RefusedError
+        They are of another kind, one of them does not fit, or they do not form an array.
+    """
+    wanted = np.dtype(to_np_dtype(datatype))
+    try:
+        if wanted == np.object_:
+            return np.asarray(values, wanted)
+        given = np.asarray(values)
+    except ValueError:
+        raise invalid(f"{what} has rows of different lengths") from None
+    if given.size > 0 and given.dtype.kind not in KINDS[wanted.kind]:
+        raise invalid(f"{what} must hold nothing but {datatype} values")
+    with np.errstate(invalid="ignore", over="ignore"):
+        array = given.astype(wanted)
+    fits = np.isfinite(array) if wanted.kind == "f" else array == given
+    if not fits.all():
+        place = np.argwhere(~fits)[0].tolist()
+        raise invalid(f"{what} has a value, at {place}, that {datatype} cannot hold")
     return array
 
 

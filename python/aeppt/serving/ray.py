@@ -57,8 +57,12 @@ class ProtectedDeployment:
 
         try:
             features = np.asarray((await request.json())["instances"])
+            is_valid = features.dtype.kind in "biuf" and features.size > 0 and features.ndim > 0
         except (IndexError, KeyError, TypeError, ValueError):
-            return JSONResponse({"error": 'the body must be {"instances": features}'}, 400)
+            is_valid = False
+        if not is_valid:
+            told = 'the body must be {"instances": features}, numbers of at least one row'
+            return JSONResponse({"error": told}, 400)
         try:
             rows = await run_in_threadpool(self.predict_proba, features)
         except RuntimeError as error:
@@ -86,7 +90,7 @@ def protected_app(model: str | Predict, defense: str | Path, replicas: int = 1) 
     try:
         from ray import serve
     except ImportError as error:
-        raise ModuleNotFoundError('this needs Ray Serve: pip install "aeppt[scale]"') from error
+        raise ModuleNotFoundError('this needs Ray Serve: pip install "ray[serve]"') from error
     deployment: Any = serve.deployment(ProtectedDeployment, num_replicas=replicas)
     return deployment.bind(model, str(Path(defense).absolute()))
 

@@ -21,6 +21,7 @@ class Reason(Enum):
     INTERNAL = ("internal", 500, "INTERNAL")
     UNUSABLE_ANSWER = ("unusable_answer", 502, "INTERNAL")
     UNREACHABLE = ("unreachable", 503, "UNAVAILABLE")
+    BUSY = ("busy", 503, "UNAVAILABLE")
     STOPPING = ("stopping", 503, "UNAVAILABLE")
     TIMEOUT = ("timeout", 504, "DEADLINE_EXCEEDED")
 
@@ -37,6 +38,10 @@ class RefusedError(Exception):
         super().__init__(message)
         self.reason = reason
         self.message = message
+
+
+class InputError(ValueError):
+    """An input is not what a model takes; the message names it, and tells nothing of values."""
 
 
 def unusable(message: str) -> RefusedError:

@@ -7,6 +7,7 @@ unload, OpenAI's). What is not in :meth:`RestApplication._table` is not there.
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 import time
 from collections.abc import Awaitable, Callable
@@ -17,7 +18,6 @@ import orjson
 from kserve import InferInput, InferRequest, InferResponse
 from kserve.protocol.infer_type import RequestedOutput
 from numpy.typing import NDArray
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from aeppt.serving.configuration import ApiKeys, Configuration
 from aeppt.serving.gateway import Gateway, rows_of
@@ -35,9 +35,12 @@ BODY_UNREAD = {
         Reason.WRONG_METHOD,
         Reason.SLOW_REQUEST,
         Reason.TOO_LARGE,
+        Reason.BUSY,
         Reason.STOPPING,
     )
 }
+#: Of the largest request, what the bodies of all that are being answered may hold together.
+MOST_HELD = 16
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
@@ -76,6 +79,7 @@ class RestApplication:
         self._api_keys = api_keys
         self._metrics = metrics
         self._max_bytes = configuration.max_request_bytes
+        self._held = 0  # bytes of the bodies of requests that are not answered yet
         self._timeout = configuration.timeout
         self._open, self._table = self._routes(configuration)
         self._paths = {path for _, path in self._table}
@@ -97,8 +101,6 @@ class RestApplication:
             table["POST", f"{v1}:predict"] = self._predict
         if not configuration.asks_v1:
             table["POST", f"{v2}/infer"] = self._infer
-        if configuration.metrics_port is None:
-            table["GET", "/metrics"] = self._show_metrics
         return live | ready, table
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -155,17 +157,24 @@ class RestApplication:
             raise RefusedError(Reason.WRONG_METHOD, "the path does not take this method")
         if handler is None:
             raise RefusedError(Reason.NOT_FOUND, "there is no such path or model")
-        body = await self._body(headers, receive) if method == "POST" else b""
-        return await handler(Request(headers, body))
+        if method != "POST":
+            return await handler(Request(headers, b""))
+        parts: list[bytes] = []
+        try:
+            await self._read_body(headers, receive, parts)
+            return await handler(Request(headers, b"".join(parts)))
+        finally:
+            self._held -= sum(map(len, parts))
 
-    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+    async def _read_body(
+        self, headers: dict[bytes, bytes], receive: Receive, parts: list[bytes]
+    ) -> None:
         too_large = RefusedError(
             Reason.TOO_LARGE, f"the request is larger than {self._max_bytes} bytes"
         )
         announced = headers.get(b"content-length", b"0")
         if not announced.isdigit() or int(announced) > self._max_bytes:
             raise too_large
-        parts: list[bytes] = []
 
         async def read() -> None:
             size, more = 0, True
@@ -175,9 +184,12 @@ class RestApplication:
                     raise invalid("the client went away")
                 parts.append(message.get("body", b""))
                 size += len(parts[-1])
+                self._held += len(parts[-1])
                 more = message.get("more_body", False)
                 if size > self._max_bytes:
                     raise too_large
+                if self._held > MOST_HELD * self._max_bytes:
+                    raise RefusedError(Reason.BUSY, "the gateway answers too much at once")
 
         try:
             await asyncio.wait_for(read(), self._timeout)
@@ -185,7 +197,6 @@ class RestApplication:
             raise RefusedError(
                 Reason.SLOW_REQUEST, f"the request took longer than {self._timeout:g} s to arrive"
             ) from None
-        return b"".join(parts)
 
     async def _live(self, request: Request) -> Reply:
         return Reply(b'{"live":true}')
@@ -214,9 +225,6 @@ class RestApplication:
             )
         )
 
-    async def _show_metrics(self, request: Request) -> Reply:
-        return Reply(generate_latest(self._metrics.registry), CONTENT_TYPE_LATEST)
-
     async def _predict(self, request: Request) -> Reply:
         answer, _ = await self._gateway(json_object(request.body))
         rows = len(answer["predictions"])
@@ -236,10 +244,13 @@ class RestApplication:
 
 def json_object(text: bytes) -> dict[str, Any]:
     """The object that a JSON text holds, or a refusal."""
+    gc.disable()  # it would look through millions of lists, again and again, for cycles
     try:
         value = orjson.loads(text)
     except ValueError:
         value = None
+    finally:
+        gc.enable()
     if not isinstance(value, dict):
         raise invalid("the request is not a JSON object")
     return value

@@ -9,6 +9,8 @@ import signal
 import socket
 import ssl
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import grpc
 import uvicorn
@@ -16,6 +18,7 @@ from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import (
     add_GRPCInferenceServiceServicer_to_server,
 )
 from prometheus_client import start_http_server
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from aeppt.serving.configuration import ApiKeys, Configuration
 from aeppt.serving.gateway import Gateway
@@ -25,6 +28,11 @@ from aeppt.serving.pacing import Pace
 from aeppt.serving.predictors import connect
 from aeppt.serving.rest import RestApplication
 from aeppt.serving.telemetry import Metrics, configure_logging, log
+
+#: The most bytes of a request's line and headers together.
+MAX_HEAD_BYTES = 2**16
+#: The most requests over gRPC that are answered at once; others are refused.
+MAX_CONCURRENT_RPCS = 256
 
 
 def serve(configuration: Configuration) -> None:
@@ -113,6 +121,49 @@ class _RestServer(uvicorn.Server):
         yield
 
 
+class _BoundedProtocol(HttpToolsProtocol):
+    """Closes a connection whose request's line and headers are too long, or too late."""
+
+    def __init__(self, *args: Any, seconds: float, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._seconds = seconds
+        self._head_bytes = 0
+        self._waiting: asyncio.TimerHandle | None = None  # while a head is to come
+
+    def _wait(self) -> None:
+        self._stop_waiting()
+        self._head_bytes = 0
+        self._waiting = self.loop.call_later(self._seconds, self.transport.abort)
+
+    def _stop_waiting(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._waiting is not None:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self.transport.abort()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._wait()
+
+    def on_headers_complete(self) -> None:
+        self._stop_waiting()
+        super().on_headers_complete()
+
+
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -132,6 +183,7 @@ def _rest_config(configuration: Configuration, application: RestApplication) -> 
     client_ca = configuration.client_ca
     config = uvicorn.Config(
         application,
+        http=partial(_BoundedProtocol, seconds=configuration.timeout),  # type: ignore[arg-type]
         log_config=None,
         access_log=False,
         lifespan="off",
@@ -158,6 +210,7 @@ def _grpc_server(
 ) -> tuple[grpc.aio.Server, int]:
     server = grpc.aio.server(
         interceptors=[interceptor],
+        maximum_concurrent_rpcs=MAX_CONCURRENT_RPCS,
         options=[
             ("grpc.max_receive_message_length", configuration.max_request_bytes),
             ("grpc.max_send_message_length", -1),

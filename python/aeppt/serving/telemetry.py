@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from datetime import datetime, timezone
+from pathlib import Path
+from typing import TextIO
 
 import orjson
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -96,12 +99,24 @@ class JsonLines(logging.Formatter):
         return orjson.dumps({"time": at, "level": record.levelname, **facts}).decode()
 
 
+def _log_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    log("warning", category=category.__name__, where=f"{Path(filename).stem}:{lineno}")
+
+
 def configure_logging() -> None:
-    """Send all logging to the standard error stream, by :class:`JsonLines`."""
+    """Send all logging and all warnings to the standard error stream, by :class:`JsonLines`."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     logging.root.handlers = [handler]
     logging.root.setLevel(logging.WARNING)
+    warnings.showwarning = _log_warning
     for name in ("kserve", "kserve.trace", "uvicorn", "uvicorn.error", "uvicorn.access", "httpx"):
         foreign = logging.getLogger(name)
         foreign.handlers, foreign.propagate = [], True
