@@ -22,7 +22,8 @@ def cuda_toolkit() -> Path | None:
 
     ``nvcc`` on PATH may be a wrapper far from the toolkit, so its path alone proves nothing.
     """
-    if home := os.environ.get("CUDA_HOME"):
+    home = os.environ.get("CUDA_HOME")
+    if home and Path(home, "bin", "nvcc").is_file():
         return Path(home)
     nvcc = shutil.which("nvcc")
     if nvcc is None:

@@ -46,6 +46,11 @@ def _reference_op(
     probs: Tensor, weights: list[Tensor], biases: list[Tensor], *options: object
 ) -> tuple[Tensor, ...]:
     named = dict(zip(OPTION_NAMES, options, strict=True))
+    if named["constant_time"]:
+        raise RuntimeError(
+            "constant_time needs the compiled extension: plain PyTorch takes less time for rows "
+            f"that need no change. It did not load: {load_error}"
+        )
     with torch.autocast(probs.device.type, enabled=False):
         return tuple(reference.perturb_search(probs, weights, biases, SearchOptions(**named)))  # type: ignore[arg-type]
 
@@ -75,7 +80,7 @@ def _load() -> None:
     warnings.warn(
         "aeppt runs without its compiled extension, on plain PyTorch, and is slower for it "
         f"({load_error}). Reinstall with a C++ compiler at hand: "
-        "pip install --no-build-isolation --force-reinstall --no-deps aeppt",
+        "pip install --no-build-isolation --force-reinstall --no-deps . (in its folder)",
         RuntimeWarning,
         stacklevel=2,
     )

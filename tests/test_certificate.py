@@ -359,6 +359,9 @@ def test_the_sentences_hold_the_figures() -> None:
     assert "up to 5.01 points" in refused
     assert "(95 % confidence); the limit is 5." in refused
     assert "8 different outcomes" in GRANTED.measurements
+    assert "failed" not in GRANTED.measurements
+    worse = replace(GRANTED, ranking_aware=Estimate(-0.05, -0.09, -0.01))
+    assert "(95 % interval −9.0 to −1.0), less than the label alone tells" in worse.measurements
     assert "gains 1.23 points" in GRANTED.measurements
     assert "−0.3 points (95 % interval −1.1 to +0.5)" in GRANTED.measurements
 

@@ -267,7 +267,7 @@ def test_known_predictions_leave_the_target_whole(run: Run, files: Path, tmp_pat
         ),
         (
             ("--target", "target.npz", "--shadow", "shadow.csv", "--known", "target.npz"),
-            "known holds every non-member of target",
+            "predictions on non-members; fit defenses on others",
         ),
         (("--target", "target.npz", "--shadow", "shadow.csv", "--defense", "X"), "no 'X'; known"),
         (("--target", "target.npz", "--shadow", "shadow.csv", "--html", "no/x.html"), "folder"),

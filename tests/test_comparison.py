@@ -876,7 +876,7 @@ def test_a_defender_and_the_attacked_share_no_non_members(make_predictions: Make
 
 def test_the_same_non_members_twice_are_refused(make_predictions: Make) -> None:
     target, shadow = make_predictions(30, 40, seed=1), make_predictions(30, 30, seed=2)
-    with pytest.raises(ValueError, match="known holds every non-member of target"):
+    with pytest.raises(ValueError, match="predictions on non-members; fit defenses on others"):
         given_experiment(target, shadow, known=target)
     members = Predictions(target.probs, target.labels, np.ones(70))
     with pytest.raises(ValueError, match="2 non-members or more, it has 0"):

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from aeppt import AEPPT, Predictions
 from aeppt.data import tables
 from aeppt.data.tables import count_rows, protect_file, read_predictions, write_predictions
-from aeppt.files import temporary_beside, write_atomically
+from aeppt.files import temporary_beside, write_arrays, write_atomically
 
 Make = Callable[..., Predictions]
 Protect = Callable[[NDArray[Any]], NDArray[Any]]
@@ -494,6 +494,19 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     write_atomically(str(path), lambda file: file.write(b"new"))
     assert path.read_bytes() == b"new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_arrays_may_have_any_name(tmp_path: Path) -> None:
+    arrays = {"file": np.arange(3), "allow_pickle": np.eye(2), "a/b": np.array("text")}
+    write_arrays(tmp_path / "a.npz", arrays)
+    with np.load(tmp_path / "a.npz") as read:
+        assert {name: read[name].tolist() for name in read} == {
+            name: array.tolist() for name, array in arrays.items()
+        }
+    with pytest.raises(ValueError, match=r"[Oo]bject arrays"):
+        write_arrays(tmp_path / "a.npz", {"objects": np.array([None])})
+    with np.load(tmp_path / "a.npz") as read:
+        assert sorted(read) == sorted(arrays)
 
 
 def test_the_temporary_lies_beside_until_the_end(tmp_path: Path) -> None:

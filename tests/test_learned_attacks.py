@@ -355,3 +355,5 @@ def test_neighbors_count_members() -> None:
     )
     (scores,) = NearestNeighborsAttack(neighbors=4)(shadow, target)
     assert scores == pytest.approx([np.log(3), -np.log(3)])
+    (scores,) = NearestNeighborsAttack()(shadow, target)  # asks all eight, and not twenty-five
+    assert scores == pytest.approx([0, 0])

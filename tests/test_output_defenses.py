@@ -56,6 +56,16 @@ def answer(defense: OutputDefense, row: list[float]) -> list[float]:
     return protected[0].tolist()  # type: ignore[no-any-return]
 
 
+def test_a_long_row_alone_is_what_it_is_beside_others() -> None:
+    rows = np.random.default_rng(0).exponential(size=(6, 40_000))
+    rows /= rows.sum(axis=1, keepdims=True)
+    for defense in (Temperature(2.0), ReverseSigmoid()):
+        made = defense.fit(rows, np.arange(6) < 3)
+        together = made.protect(rows)
+        for i in range(6):
+            assert np.array_equal(made.protect(rows[i : i + 1])[0], together[i])
+
+
 # --- truncation -------------------------------------------------------------------------------
 
 

@@ -117,6 +117,14 @@ def test_it_comes_back_from_a_file(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("assign", [False, True])
+def test_a_module_takes_the_key_of_the_state_that_it_loads(assign: bool) -> None:
+    rows = overfitted(400, 1).probs
+    one, other = fitted(), PrivacyFunnel(random_state=1).fit_predictions(known())
+    other.module_.load_state_dict(one.module_.state_dict(), assign=assign)
+    assert np.array_equal(other.protect(rows), one.protect(rows))
+
+
 # --- what it hides ------------------------------------------------------------------------------
 
 

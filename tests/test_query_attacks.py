@@ -283,6 +283,11 @@ def test_only_predict_is_timed_in_rounds_of_all_records() -> None:
     assert clock.order == first
 
 
+def test_features_that_small_changes_would_be_lost_on_are_refused() -> None:
+    with pytest.raises(TypeError, match="features must be floating-point numbers, got int64"):
+        QueriedModel(rows, np.zeros((2, 3), np.int64), np.zeros(2, int), np.arange(2) < 1)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+from zipfile import ZipFile
+
+import numpy as np
+from numpy.lib.format import write_array
+from numpy.typing import ArrayLike
+
+#: The umask can only be read by setting it, which threads must not do at the same time.
+UMASK_LOCK = threading.Lock()
 
 
 def check_folders(*paths: Path) -> None:
@@ -46,7 +55,22 @@ def write_atomically(
         write(file)
 
 
+def write_arrays(path: str | Path, arrays: Mapping[str, ArrayLike]) -> None:
+    """Write arrays of any names as an ``.npz`` file, atomically; nothing is pickled.
+
+    Raises
+    ------
+    ValueError
+        An array holds objects.
+    """
+    with temporary_beside(path) as temporary, ZipFile(temporary, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                write_array(member, np.asanyarray(array), allow_pickle=False)
+
+
 def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
+    with UMASK_LOCK:
+        mask = os.umask(0o077)  # what another thread makes meanwhile is private, not public
+        os.umask(mask)
     return mask

@@ -132,6 +132,12 @@ except ValueError as error:
     assert "probs row 0 is not a probability vector" in str(error)
 else:
     raise AssertionError("a bad row was accepted")
+try:
+    run("kernel", probs, substitute, SearchOptions(constant_time=True))
+except RuntimeError as error:
+    assert "constant_time needs the compiled extension" in str(error)
+else:
+    raise AssertionError("time was said to be constant")
 print("done")
 """
 

@@ -165,6 +165,11 @@ class QueriedModel:
         n, shape = len(self.features), np.shape(self.labels)
         if n == 0 or shape != (n,):
             raise ValueError(f"labels must be [n] for n features, at least 1, got {shape} for {n}")
+        if np.asarray(self.features).dtype.kind != "f":
+            raise TypeError(
+                f"features must be floating-point numbers, got {np.asarray(self.features).dtype}: "
+                "attacks change them by small amounts"
+            )
         object.__setattr__(self, "is_member", checked_membership(self.is_member, n))
 
     def __len__(self) -> int:

@@ -202,3 +202,8 @@ class NearestNeighborsAttack(LabelledPredictionAttack):
     def classifier(self) -> KNeighborsClassifier:
         """The neighbors, by Euclidean distance of the features as they are."""
         return KNeighborsClassifier(self.neighbors)
+
+    def run(self, shadow: Predictions, targets: Sequence[Predictions]) -> list[NDArray[np.float64]]:
+        """As of any learned attack, with no more neighbors than there are shadow records."""
+        fewer = type(self)(min(self.neighbors, len(shadow)))
+        return super(NearestNeighborsAttack, fewer).run(shadow, targets)

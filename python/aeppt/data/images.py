@@ -117,7 +117,7 @@ class TorchvisionDataSet:
         except ImportError as error:
             raise ImportError(
                 f"{self.name} is read by torchvision, which cannot be imported: {error}; "
-                "pip install 'aeppt[vision]' brings it"
+                "pip install torchvision"
             ) from error
         reader: Callable[..., Any] = getattr(datasets, self.name)
         return reader

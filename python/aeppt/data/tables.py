@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from aeppt.data.reading import reading
-from aeppt.files import temporary_beside, write_atomically
+from aeppt.files import temporary_beside, write_arrays
 from aeppt.predictions import Predictions
 from aeppt.shadow_predictions import ShadowPredictions
 from aeppt_ext import reference
@@ -95,7 +95,7 @@ def write_predictions(path: str | Path, predictions: Predictions) -> None:
             "labels": predictions.labels,
             "is_member": predictions.is_member,
         }
-        write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
+        write_arrays(path, arrays)
         return
     columns: dict[str, Any] = {f"p{j}": column for j, column in enumerate(predictions.probs.T)}
     columns |= {"label": predictions.labels, "is_member": predictions.is_member.astype(np.int8)}
@@ -133,7 +133,7 @@ def protect_file(
         if len(columns["probs"]) == 0:
             raise ValueError(f"{source} has no rows")
         columns["probs"] = _protected(columns["probs"], 0, source, protect)
-        write_atomically(destination, lambda file: np.savez(file, allow_pickle=False, **columns))
+        write_arrays(destination, columns)
         tell(len(columns["probs"]))
         return len(columns["probs"])
 
@@ -183,7 +183,9 @@ def _protected(
         tensor = torch.from_numpy(probs)
         wrong = (~reference.is_distribution(tensor)).nonzero()
         if len(wrong):  # say which row of the file it is, not of the chunk
-            message = reference.invalid_row_message(tensor, int(wrong[0]), first_row)
+            message = reference.invalid_row_message(
+                tensor, int(wrong[0]), first_row, mend="mend or remove the row"
+            )
             raise ValueError(f"{source}: {message}") from error
         raise type(error)(f"{source}: {error}") from error
 

@@ -248,6 +248,10 @@ class RankRelease(nn.Module):
         self.register_buffer("key", key)
         self._host_key = key.cpu()  # the op reads it on the host, wherever the module is
 
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self._host_key = self.key.cpu()
+
     def release(self, probs: Tensor) -> ReleaseResult:
         """The release's whole answer for ``probs`` [n, k]."""
         buffers: dict[str, Any] = dict(self.named_buffers())

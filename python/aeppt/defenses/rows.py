@@ -21,6 +21,8 @@ from aeppt_ext import reference
 TIE_GAP = 1e-6
 #: A probability of zero is one that float32 could not hold; its logit is taken from this.
 SMALLEST = torch.finfo(torch.float32).tiny
+#: Entries of a row whose sum torch shares out to threads where the row is alone.
+LONG_ROW = 2**15
 
 
 class RowModule(nn.Module, ABC):
@@ -42,6 +44,9 @@ class RowModule(nn.Module, ABC):
     def forward(self, probs: Tensor) -> Tensor:
         """Protected rows [n, k], of the dtype given; ValueError where a row is no distribution."""
         check_rows(probs)
+        if probs.shape[1] >= LONG_ROW and len(probs) == 1:
+            both: Tensor = self(probs.expand(2, -1))
+            return both[:1]
         # Contiguous, since sums over rows of another layout add in another order.
         changed = self.change(probs.double().contiguous())
         changed = (changed / changed.sum(1, keepdim=True)).to(probs.dtype)

@@ -91,11 +91,12 @@ class Comparison:
         """A row per contender, least adaptive leakage first; means over seeds.
 
         ``undefended``, ``static`` and ``adaptive`` are the balanced accuracy of the strongest
-        attack of each seed, so that no attack is chosen by its luck with one seed; the adaptive
-        attacker may also leave aside that he knows the defense. ``_attack`` names the attack that
-        is strongest most often, ``_low`` and ``_high`` are the mean ends of its 95 % intervals over
-        records, ``_min``, ``_max`` and ``_std`` tell how seeds differ. ``advantage`` is what the
-        strongest adaptive attack adds to the label-only floor on the same records. ``lira_auc``,
+        attack, chosen for each seed by the records that it is judged on, so some of it is luck; the
+        adaptive attacker may also leave aside that he knows the defense. ``_attack`` names the
+        attack that is strongest most often, ``_low`` and ``_high`` are the mean ends of its 95 %
+        intervals over records, ``_min``, ``_max`` and ``_std`` tell how seeds differ. ``advantage``
+        is what the strongest adaptive attack adds to the label-only floor on the same records.
+        ``lira_auc``,
         ``tpr_at_0.1_percent_fpr`` and ``canary_tpr`` (TPR at 0.1 % FPR among the most vulnerable
         records) are the highest of any attack of the adaptive attacker, again per seed.
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aeppt.data.records import Records, join_records, split_records
-from aeppt.files import write_atomically
+from aeppt.files import write_arrays
 from aeppt.models import predict_probs
 from aeppt.models.shadows import model_seed, random_halves
 from aeppt.models.training import Architecture
@@ -77,7 +77,7 @@ class Experiment:
             for name, array in vars(getattr(self, role)).items()
         }
         arrays["training_seconds"] = np.float64(self.training_seconds)
-        write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
+        write_arrays(path, arrays)
 
     @classmethod
     def load(cls, path: str | Path) -> Experiment:
@@ -193,7 +193,7 @@ def given_experiment(
     ------
     ValueError
         ``target`` has fewer than two non-members, ``shadows`` are about other records, or ``known``
-        holds all non-members of ``target``.
+        holds more than half of the non-members of ``target``.
     """
     if shadows is not None and not np.array_equal(shadows.labels, target.labels):
         raise ValueError("shadows must be about the target's records in their order: labels differ")
@@ -201,10 +201,12 @@ def given_experiment(
     if len(others) < 2:
         raise ValueError(f"target needs 2 non-members or more, it has {len(others)}")
     if known is not None:
-        if _rows_of_non_members(target) <= _rows_of_non_members(known):
+        asked = _rows_of_non_members(target)
+        shared = len(asked & _rows_of_non_members(known))
+        if shared > len(asked) / 2:
             raise ValueError(
-                "known holds every non-member of target; fit defenses on other non-members, or "
-                "leave known out to have those of target shared out"
+                f"known holds {shared} of target's {len(asked)} predictions on non-members; fit "
+                "defenses on others, or leave known out to have those of target shared out"
             )
         return Experiment(known, target, shadow, shadows)
     is_kept, is_asked = np.ones((2, len(target)), bool)

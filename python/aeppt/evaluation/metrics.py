@@ -193,7 +193,7 @@ def record_warnings(target: Predictions, shadow: Predictions) -> tuple[str, ...]
     warnings = list(size_warnings(target))
     rows = np.column_stack([target.probs.astype(np.float64), target.labels])
     distinct, row = np.unique(rows, axis=0, return_inverse=True)
-    counts = [np.bincount(row[side], minlength=len(distinct)) for side in _sides(target)]
+    counts = [np.bincount(row.ravel()[side], minlength=len(distinct)) for side in _sides(target)]
     shared = int(np.minimum(*counts).sum())
     if shared > MOST_SHARED * min(int(count.sum()) for count in counts):
         warnings.append(

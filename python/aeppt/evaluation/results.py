@@ -215,10 +215,16 @@ class Certificate:
             if math.isfinite(self.ranking_aware.value)
             else "an undefined number of points"
         )
+        failed = (
+            ", less than the label alone tells, so they failed and rule nothing out"
+            if self.ranking_aware.high < 0
+            else ""
+        )
         return (
             f"Measured there, in {self.outcomes} different outcomes: the best such attacker gains "
             f"{100 * self.measured_advantage:.2f} points. Apart from that, the ranking is released "
-            f"too: boosted trees that see it gain {ranking_aware}, which the bound does not cover."
+            f"too: boosted trees that see it gain {ranking_aware}{failed}. "
+            "The bound does not cover it."
         )
 
     def to_dict(self) -> dict[str, Any]:

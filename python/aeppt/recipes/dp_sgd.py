@@ -1,6 +1,6 @@
 """DP-SGD: gradients clipped record by record, under noise that hides what any one record adds.
 
-The only one of the recipes with a proof. It needs Opacus: ``pip install aeppt[dp]``.
+The only one of the recipes with a proof. It needs Opacus, of the extra ``dp``.
 """
 
 from __future__ import annotations
@@ -191,6 +191,6 @@ def _opacus() -> Any:
         import opacus
     except ImportError as error:
         raise ImportError(
-            "DP-SGD needs Opacus, which is not installed: pip install aeppt[dp]"
+            "DP-SGD needs Opacus, which is not installed: pip install opacus"
         ) from error
     return opacus
