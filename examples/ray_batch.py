@@ -2,7 +2,7 @@
 
     python ray_batch.py
 
-Needs the extra "scale". Works in a temporary folder. The command line does the same:
+Needs the extra scale. Works in a temporary folder. The command line does the same:
 
     aeppt protect given/ protected/ --defense defense.safetensors --engine ray
 """

@@ -2,7 +2,7 @@
 
     python scikit_learn.py
 
-Needs the extra "serve", for skops. Leaves model.skops and defense.safetensors in the folder "digits";
+Needs the extra serve, for skops. Leaves model.skops and defense.safetensors in the folder "digits";
 gateway/ serves them.
 """
 

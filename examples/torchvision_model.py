@@ -2,7 +2,7 @@
 
     python torchvision_model.py
 
-Needs the extra "vision". Trains a small ResNet on handwritten digits, and the attacker's shadow model
+Needs the extra vision. Trains a small ResNet on handwritten digits, and the attacker's shadow model
 on others; fits a defense; and audits it by attackers who do not know it and by attackers who do.
 """
 

@@ -2,7 +2,7 @@
 
     python try_it.py
 
-Needs the extra "serve". Both processes run on free ports of this machine, and end with this program.
+Needs the extra serve. Both processes run on free ports of this machine, and end with this program.
 """
 
 import json
