@@ -74,8 +74,8 @@ class Order {
   void merge(T* values, const T* moved, const int32_t* order, int32_t* new_order) {
     Key *const a = a_, *const b = b_;
     const auto [up, down, flat] = partition(values, moved, order);
-    // Rounding and clipping make ties, whose order by index is mended here: a merge from both ends
-    // loses keys of a list that is not sorted.
+    // Rounding and clipping make ties, whose order by index is mended here: a merge loses keys of a
+    // list that is not sorted.
     if (flat > 0 || !(insertion(a, up) && insertion(b, down))) {
       return sort_moved(values, order, new_order);
     }

@@ -147,6 +147,7 @@ def test_health_and_metadata(gateway: Any, curl: Curl, triton_grpc: Any) -> None
         "/v2/repository/models/model/unload",
         "/openai/v1/completions",
         "/docs",
+        "/metrics",
         "/openapi.json",
     ],
 )

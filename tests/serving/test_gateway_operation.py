@@ -75,7 +75,7 @@ def test_keys_and_tls(
         (f"X-API-Key: {API_KEY}", 200),
     ):
         assert curl(url, asked, *tls, "-H", header)[0] == status, header
-    for path in ("/v2", "/v2/models/model"):
+    for path in ("/metrics", "/v2", "/v2/models/model"):
         assert curl(base + path, None, *tls)[0] == 401
     client = {"ca": str(ca), "certificate": own[1], "key": own[3]}
     options = {"rows": rows.tolist(), "datatype": "FP32", "outputs": [], "id": ""}

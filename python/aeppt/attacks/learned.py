@@ -205,5 +205,6 @@ class NearestNeighborsAttack(LabelledPredictionAttack):
 
     def run(self, shadow: Predictions, targets: Sequence[Predictions]) -> list[NDArray[np.float64]]:
         """As of any learned attack, with no more neighbors than there are shadow records."""
-        fewer = type(self)(min(self.neighbors, len(shadow)))
-        return super(NearestNeighborsAttack, fewer).run(shadow, targets)
+        if self.neighbors > len(shadow):
+            return NearestNeighborsAttack(len(shadow)).run(shadow, targets)
+        return super().run(shadow, targets)

@@ -187,6 +187,24 @@ def seeded(defense: OutputDefense, seed: int) -> OutputDefense:
     return copy
 
 
+def protect_strictly(defense: OutputDefense, probs: Array) -> tuple[Array, ProtectionInfo]:
+    """What ``defense`` makes of ``probs`` [n, k] and did to each row, for what hands rows out.
+
+    Raises
+    ------
+    ValueError
+        As :meth:`OutputDefense.protect`, also for rows that a defense was told to let through
+        (``on_invalid="passthrough"``); the message names the first.
+    """
+    protected, info = defense.protect(probs, return_info=True)
+    if Status.INVALID in info.status:
+        row = int(torch.as_tensor(info.status == Status.INVALID).nonzero()[0])
+        raise ValueError(
+            reference.invalid_row_message(_as_tensor(probs), row, mend="mend or remove the row")
+        )
+    return protected, info
+
+
 def checked_fit(
     probs: ArrayLike, is_member: ArrayLike
 ) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:

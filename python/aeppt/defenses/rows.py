@@ -43,10 +43,10 @@ class RowModule(nn.Module, ABC):
 
     def forward(self, probs: Tensor) -> Tensor:
         """Protected rows [n, k], of the dtype given; ValueError where a row is no distribution."""
-        check_rows(probs)
         if probs.shape[1] >= LONG_ROW and len(probs) == 1:
             both: Tensor = self(probs.expand(2, -1))
             return both[:1]
+        check_rows(probs)
         # Contiguous, since sums over rows of another layout add in another order.
         changed = self.change(probs.double().contiguous())
         changed = (changed / changed.sum(1, keepdim=True)).to(probs.dtype)

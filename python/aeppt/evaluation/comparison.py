@@ -96,9 +96,8 @@ class Comparison:
         attack that is strongest most often, ``_low`` and ``_high`` are the mean ends of its 95 %
         intervals over records, ``_min``, ``_max`` and ``_std`` tell how seeds differ. ``advantage``
         is what the strongest adaptive attack adds to the label-only floor on the same records.
-        ``lira_auc``,
-        ``tpr_at_0.1_percent_fpr`` and ``canary_tpr`` (TPR at 0.1 % FPR among the most vulnerable
-        records) are the highest of any attack of the adaptive attacker, again per seed.
+        ``lira_auc``, ``tpr_at_0.1_percent_fpr`` and ``canary_tpr`` (TPR at 0.1 % FPR among the most
+        vulnerable records) are the highest of any attack of the adaptive attacker, again per seed.
 
         ``accuracy_cost`` is the accuracy on fresh records that the first way of training has
         undefended and the contender has not; ``training_ratio`` its training time in the first's.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from aeppt.defenses import OutputDefense
-from aeppt.predictions import checked_probs
+from aeppt.defenses.base import protect_strictly
 
 
 def protected_soft_max(logits: Tensor, defense: nn.Module, n_classes: int) -> Tensor:
@@ -141,4 +141,4 @@ class ProtectedFunction:
         ValueError
             A row is no probability vector; also where the defense would let it through.
         """
-        return self.defense.protect(checked_probs(self.function(*args, **kwargs)))
+        return protect_strictly(self.defense, np.asarray(self.function(*args, **kwargs)))[0]

@@ -13,8 +13,8 @@ from sklearn.utils.validation import check_is_fitted
 from typing_extensions import Self
 
 from aeppt.defenses import OutputDefense
+from aeppt.defenses.base import protect_strictly
 from aeppt.models.protected import log_keeping_labels
-from aeppt.predictions import checked_probs
 
 
 class ProtectedClassifier(ClassifierMixin, BaseEstimator):
@@ -117,7 +117,7 @@ class ProtectedClassifier(ClassifierMixin, BaseEstimator):
             A row is no probability vector; also where the defense would let it through.
         """
         check_is_fitted(self.estimator)
-        return self.defense.protect(checked_probs(self.estimator.predict_proba(X)))
+        return protect_strictly(self.defense, np.asarray(self.estimator.predict_proba(X)))[0]
 
     def predict_log_proba(self, X: Any) -> NDArray[np.floating]:
         """Protected log-probabilities [n, k], finite; their arg-max is the label."""

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from aeppt.defenses import OutputDefense
+from aeppt.defenses.base import protect_strictly
 from aeppt.models.protected import log_keeping_labels, protected_soft_max
-from aeppt.predictions import checked_probs
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -112,7 +112,7 @@ class ProtectedSession:
     def _protected(self, rows: NDArray) -> NDArray[np.floating]:
         rows = rows.astype(np.float32) if rows.dtype == np.float16 else rows
         if self.kind == "probabilities":
-            return self.defense.protect(checked_probs(rows))
+            return protect_strictly(self.defense, rows)[0]
         probs = protected_soft_max(
             torch.from_numpy(rows), self.defense.module_, self.defense.n_features_in_
         )

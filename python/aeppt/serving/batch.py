@@ -32,9 +32,9 @@ from numpy.typing import NDArray
 from aeppt.data.reading import reading
 from aeppt.data.tables import OnRows, count_rows, protect_file
 from aeppt.defenses import OutputDefense, with_key
+from aeppt.defenses.base import protect_strictly
 from aeppt.defenses.storage import load_defense
 from aeppt.files import check_folders
-from aeppt.predictions import checked_probs
 from aeppt.serving.cluster import ray_cluster, worker_lost
 
 #: In a protected file of a folder: by which defense it was made, key included, and of which file.
@@ -271,8 +271,7 @@ def _protected(job: _Job, defense: OutputDefense, on_rows: OnRows | None = None)
     totals = Totals()
 
     def protect(probs: NDArray[np.floating]) -> NDArray[np.floating]:
-        protected: NDArray[np.floating]
-        protected, info = defense.protect(checked_probs(probs), return_info=True)
+        protected, info = protect_strictly(defense, probs)
         l1 = float(info.l1.sum(dtype=np.float64))
         totals.add(Totals(len(probs), Counter(info.status_counts()), l1))
         return protected

@@ -107,7 +107,6 @@ class GatewayInterceptor(grpc.aio.ServerInterceptor):
             return None
         method = handler_call_details.method
         metadata = dict(handler_call_details.invocation_metadata or ())
-
         is_accepted = method in OPEN or self._api_keys.accept(
             _bytes(metadata.get("authorization")), _bytes(metadata.get("x-api-key"))
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -244,8 +244,7 @@ def _tensor_spec(path: Path, side: str, name: str, fake: torch.Tensor) -> Tensor
         raise ValueError(f"{path}: {side} {name!r} is {fake.dtype}, which has no NumPy dtype")
     if fake.device.type != "cpu":
         raise ValueError(f"{path} was exported on {fake.device}; export the model on the CPU")
-    shape = tuple(size if isinstance(size, int) else DYNAMIC for size in fake.shape)
-    return TensorSpec(name, TORCH_DATATYPES[fake.dtype], shape)
+    return TensorSpec(name, TORCH_DATATYPES[fake.dtype], _known_sizes(fake.shape))
 
 
 def _user_outputs(program: Any) -> list[Any]:
@@ -316,24 +315,8 @@ def _load_onnx(path: Path) -> ModelFile:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise ValueError(f"cannot load {path} with ONNX Runtime: {_reason(error)}") from error
-    for side, values in (("input", session.get_inputs()), ("output", session.get_outputs())):
-        for value in values:
-            if value.type not in ONNX_DATATYPES:
-                raise ValueError(
-                    f"{path}: {side} {value.name!r} is {value.type}, not a tensor of a usual dtype"
-                    + ("; convert with zipmap=False" if "map" in value.type else "")
-                )
-    inputs, outputs = (
-        [
-            TensorSpec(
-                value.name,
-                ONNX_DATATYPES[value.type],
-                tuple(size if isinstance(size, int) else DYNAMIC for size in value.shape),
-            )
-            for value in values
-        ]
-        for values in (session.get_inputs(), session.get_outputs())
-    )
+    inputs = [_onnx_spec(path, "input", value) for value in session.get_inputs()]
+    outputs = [_onnx_spec(path, "output", value) for value in session.get_outputs()]
     names = [spec.name for spec in outputs]
 
     def run(arrays: Arrays) -> Sequence[NDArray]:
@@ -344,6 +327,19 @@ def _load_onnx(path: Path) -> ModelFile:
         return results
 
     return ModelFile(inputs, outputs, run)
+
+
+def _onnx_spec(path: Path, side: str, value: Any) -> TensorSpec:
+    if value.type not in ONNX_DATATYPES:
+        raise ValueError(
+            f"{path}: {side} {value.name!r} is {value.type}, not a tensor of a usual dtype"
+            + ("; convert with zipmap=False" if "map" in value.type else "")
+        )
+    return TensorSpec(value.name, ONNX_DATATYPES[value.type], _known_sizes(value.shape))
+
+
+def _known_sizes(sizes: Iterable[Any]) -> tuple[int, ...]:
+    return tuple(size if isinstance(size, int) else DYNAMIC for size in sizes)
 
 
 _LOADERS: dict[str, Callable[[Path], ModelFile]] = {

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aeppt.defenses import OutputDefense
+from aeppt.defenses.base import protect_strictly
 from aeppt.models.protected import log_keeping_labels
 from aeppt.serving.refusals import unusable
 from aeppt_ext import Status
@@ -152,14 +153,12 @@ class Release:
         started = time.perf_counter()
         wide = np.float64 if values.dtype == np.float64 else np.float32
         probs = self._probabilities(torch.from_numpy(values.reshape(-1, k).astype(wide)))
-        no_distribution = f"the output to protect does not hold {self.kind.value}"
         try:
-            protected, info = self.defense.protect(probs, return_info=True)
+            protected, info = protect_strictly(self.defense, probs)
         except ValueError:
-            raise unusable(no_distribution) from None
+            message = f"the output to protect does not hold {self.kind.value}"
+            raise unusable(message) from None
         counts = np.bincount(info.status.numpy(), minlength=len(Status))
-        if counts[Status.INVALID] > 0:  # the defense may have been told to let such rows through
-            raise unusable(no_distribution)
         if self.kind is not Kind.probabilities:
             protected = log_keeping_labels(protected)
         narrow = keeping_label(protected.numpy(), values.dtype).reshape(values.shape)

@@ -57,10 +57,9 @@ class ProtectedDeployment:
 
         try:
             features = np.asarray((await request.json())["instances"])
-            is_valid = features.dtype.kind in "biuf" and features.size > 0 and features.ndim > 0
+            if features.dtype.kind not in "biuf" or features.size == 0 or features.ndim == 0:
+                raise ValueError("no rows of numbers")
         except (IndexError, KeyError, TypeError, ValueError):
-            is_valid = False
-        if not is_valid:
             told = 'the body must be {"instances": features}, numbers of at least one row'
             return JSONResponse({"error": told}, 400)
         try:

@@ -159,16 +159,14 @@ class RestApplication:
             raise RefusedError(Reason.NOT_FOUND, "there is no such path or model")
         if method != "POST":
             return await handler(Request(headers, b""))
-        parts: list[bytes] = []
+        body = bytearray()
         try:
-            await self._read_body(headers, receive, parts)
-            return await handler(Request(headers, b"".join(parts)))
+            await self._read(headers, receive, body)
+            return await handler(Request(headers, bytes(body)))
         finally:
-            self._held -= sum(map(len, parts))
+            self._held -= len(body)
 
-    async def _read_body(
-        self, headers: dict[bytes, bytes], receive: Receive, parts: list[bytes]
-    ) -> None:
+    async def _read(self, headers: dict[bytes, bytes], receive: Receive, body: bytearray) -> None:
         too_large = RefusedError(
             Reason.TOO_LARGE, f"the request is larger than {self._max_bytes} bytes"
         )
@@ -177,16 +175,16 @@ class RestApplication:
             raise too_large
 
         async def read() -> None:
-            size, more = 0, True
+            more = True
             while more:
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise invalid("the client went away")
-                parts.append(message.get("body", b""))
-                size += len(parts[-1])
-                self._held += len(parts[-1])
+                part = message.get("body", b"")
+                body.extend(part)
+                self._held += len(part)
                 more = message.get("more_body", False)
-                if size > self._max_bytes:
+                if len(body) > self._max_bytes:
                     raise too_large
                 if self._held > MOST_HELD * self._max_bytes:
                     raise RefusedError(Reason.BUSY, "the gateway answers too much at once")
