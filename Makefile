@@ -8,7 +8,7 @@
 #   make lint    ruff, mypy, clang-format
 #   make docs    the documentation's pages, in build/site
 #   make dist    an sdist, a wheel from it, repaired for manylinux, installed elsewhere and tried there
-#   make check-native the CPU kernels fuzzed, under sanitizers, and on an emulated ARM processor
+#   make check-native the kernels fuzzed, under sanitizers, and on an emulated ARM processor
 #   make check-op     the op under AddressSanitizer and UndefinedBehaviorSanitizer
 #   make gpu-check    on a machine with a GPU: all tests, compute-sanitizer, and the benchmark there
 #   make resources    what the compiled CUDA kernels take: no spills, registers, shared memory
@@ -66,26 +66,36 @@ dist: .venv/requirements
 resources: setup
 	$(BIN)/python tests/check_kernel_resources.py build/install.log
 
-# The CPU kernels without torch, on any bytes as input (tests/native): threads under ThreadSanitizer,
-# NEON on an emulated processor, and a minute of libFuzzer under Address- and
-# UndefinedBehaviorSanitizer. What it needs of Debian is in .ci/run.
+# The kernels without torch, on any bytes as input (tests/native): threads under ThreadSanitizer, those
+# of a CPU and those of the emulated CUDA kernels, NEON on an emulated processor, and a minute of
+# libFuzzer under Address- and UndefinedBehaviorSanitizer. What it needs of Debian is in .ci/run.
+CLANG_FLAGS := -Wno-unknown-pragmas -Wno-pass-failed
 NATIVE_FLAGS := -std=c++20 -O2 -g1 -pthread -fopenmp-simd -ffp-contract=off -Wall -Icsrc/include
 VARIANTS := $(basename $(notdir $(wildcard csrc/cpu/*.cpp)))
 FUZZ_SECONDS ?= 60
 SANITIZE := -fno-sanitize-recover=undefined -fsanitize=address,undefined
 
-check-native: build/native/threads build/native/neon build/native/fuzz
+check-native: build/native/threads build/native/races build/native/neon build/native/fuzz
 	build/native/threads 2000
+	build/native/races 30
 	qemu-aarch64 build/native/neon 2000
 	build/native/fuzz -max_total_time=$(FUZZ_SECONDS) -max_len=64 -print_final_stats=1
 
+SEARCHES := tests/native/fuzz_search.cpp tests/native/run_search.cpp
 build/native/threads: $(NATIVE) $(wildcard tests/native/*)
 	mkdir -p $(@D)
-	g++ $(NATIVE_FLAGS) -fsanitize=thread tests/native/*.cpp csrc/cpu/*.cpp -o $@
+	g++ $(NATIVE_FLAGS) -fsanitize=thread $(SEARCHES) csrc/cpu/*.cpp -o $@
+
+# clang's ThreadSanitizer has fibers that take little memory.
+EMULATED := $(addprefix csrc/cpu/,variant_emulated.cpp release_emulated.cpp release_baseline.cpp)
+build/native/races: $(NATIVE) $(wildcard tests/native/*)
+	mkdir -p $(@D)
+	clang++ $(NATIVE_FLAGS) $(CLANG_FLAGS) -O1 -fsanitize=thread -DAEPPT_WATCHED tests/native/fuzz_search.cpp \
+		tests/native/races.cpp $(EMULATED) -o $@
 
 build/native/neon: $(NATIVE) $(wildcard tests/native/*)
 	mkdir -p $(@D)
-	aarch64-linux-gnu-g++ $(NATIVE_FLAGS) -static tests/native/*.cpp csrc/cpu/*.cpp -o $@
+	aarch64-linux-gnu-g++ $(NATIVE_FLAGS) -static $(SEARCHES) csrc/cpu/*.cpp -o $@
 
 # clang knows no GCC target pragma: each variant gets its instruction set on the command line.
 FLAGS_variant_avx2 := -mavx2 -mfma
@@ -100,7 +110,7 @@ build/native/fuzz: $(VARIANTS:%=build/native/%.o) tests/native/fuzz_search.cpp
 
 build/native/%.o: csrc/cpu/%.cpp $(NATIVE)
 	mkdir -p $(@D)
-	clang++ $(NATIVE_FLAGS) -O1 -Wno-unknown-pragmas -Wno-pass-failed $(SANITIZE),fuzzer-no-link $(FLAGS_$*) -c $< -o $@
+	clang++ $(NATIVE_FLAGS) $(CLANG_FLAGS) -O1 $(SANITIZE),fuzzer-no-link $(FLAGS_$*) -c $< -o $@
 
 # The op with torch under the same two: the fastest instruction set, and those below.
 check-op: .venv/requirements

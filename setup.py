@@ -14,7 +14,7 @@ import subprocess
 from pathlib import Path
 
 CUDA_ARCHITECTURES = "8.0;8.6;8.9;9.0;10.0;12.0+PTX"
-ROOT = Path(__file__).parent
+ROOT = Path(__file__).resolve().parent
 
 
 def cuda_toolkit() -> Path | None:

@@ -2,7 +2,8 @@
 
 Builds and installs aeppt for the GPU at hand, then runs at the same time all tests (those of a GPU
 may not skip), the search's tests with the search on the GPU, and four tools of compute-sanitizer;
-then the benchmark, alone. Figures go to ``benchmarks/results/<gpu>/<date>.json`` and into README.
+then the benchmark, alone. Where all checks passed, figures go to
+``benchmarks/results/<gpu>/<date>.json`` and into README; else they stay in ``build/gpu-check``.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -19,6 +21,7 @@ import torch
 
 ROOT = Path(__file__).parent.parent
 INSTALLED = ROOT / "build" / "gpu"
+LOGS = ROOT / "build" / "gpu-check"
 SECONDS = 9 * 60
 SECONDS_TO_END = 45  # what the benchmark's last cell may take beyond its deadline
 SEARCH_TESTS = (
@@ -32,6 +35,8 @@ SEARCH_TESTS = (
 )
 #: Tests of what the extras bring (servers, Ray, other frameworks): nothing of it is a GPU's.
 OF_EXTRAS = ("serving", "test_examples.py", "test_scale.py", "test_wrappers_*.py")
+#: Of the tests; as many as processors are left beside the other checks.
+PROCESSES = max(2, (os.cpu_count() or 2) - len(SEARCH_TESTS))
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 
 
@@ -50,12 +55,18 @@ def build(environment: dict[str, str]) -> None:
 def checks() -> dict[str, tuple[list[str], dict[str, str]]]:
     """Each check's command, to be run in ``tests/``, and its environment."""
     pytest = [sys.executable, "-m", "pytest", "-q", "-c", "../pyproject.toml", "--rootdir", ".."]
-    pytest += ["-p", "no:cacheprovider"]
+    pytest += ["-p", "no:cacheprovider", "--dist", "loadfile"]
     without = [f"--ignore-glob={name}" for name in OF_EXTRAS]
     search = [f"search/test_{name}.py" for name in SEARCH_TESTS]
     commands = {
-        "tests": ([*pytest, *without, "-m", "not slow", "."], {"AEPPT_REQUIRE_GPU": "1"}),
-        "search on the GPU": ([*pytest, *search], {"AEPPT_TEST_DEVICE": "cuda"}),
+        "tests": (
+            [*pytest, *without, "-n", str(PROCESSES), "-m", "not slow", "."],
+            {"AEPPT_REQUIRE_GPU": "1", "OMP_NUM_THREADS": "1"},
+        ),
+        "search on the GPU": (
+            [*pytest, *search, "-n", str(len(search))],
+            {"AEPPT_TEST_DEVICE": "cuda", "OMP_NUM_THREADS": "1"},
+        ),
     }
     for tool in TOOLS:
         sanitizer = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "1"]
@@ -64,14 +75,11 @@ def checks() -> dict[str, tuple[list[str], dict[str, str]]]:
     return commands
 
 
-def run_checks(environment: dict[str, str], deadline: float) -> dict[str, str]:
-    """Run all checks at once; the last line that each printed, by name."""
-    logs = ROOT / "build" / "gpu-check"
-    shutil.rmtree(logs, ignore_errors=True)
-    logs.mkdir(parents=True)
+def run_checks(environment: dict[str, str], deadline: float) -> tuple[dict[str, str], list[str]]:
+    """Run all checks at once; the last line that each printed, by name, and those that failed."""
     running = {}
     for name, (command, extra) in checks().items():
-        with (logs / f"{name}.log").open("w") as log:
+        with (LOGS / f"{name}.log").open("w") as log:
             running[name] = subprocess.Popen(
                 command,
                 cwd=ROOT / "tests",
@@ -86,44 +94,51 @@ def run_checks(environment: dict[str, str], deadline: float) -> dict[str, str]:
         except subprocess.TimeoutExpired:
             process.kill()
             code = process.wait()
-        text = (logs / f"{name}.log").read_text(errors="replace")
+        text = (LOGS / f"{name}.log").read_text(errors="replace")
         last_lines[name] = text.strip().rpartition("\n")[2]
         print(f"{name}: rc {code}: {last_lines[name]}", flush=True)
         if code != 0:
             failed.append(name)
             print(text[-3000:], flush=True)
-    if failed:
-        raise SystemExit(f"failed: {', '.join(failed)}; {logs} has all they printed")
-    return last_lines
+    return last_lines, failed
 
 
 def main() -> None:
     """Build, check, measure, write."""
     if not torch.cuda.is_available():
         raise SystemExit("this machine has no GPU")
+    # Tests send interruptions, which a job in the background ignores, and so do its children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     start = time.monotonic()
     environment = {
         **os.environ,
         "PYTHONPATH": str(INSTALLED),
         "PATH": f"{INSTALLED / 'bin'}{os.pathsep}{os.environ['PATH']}",
     }
+    shutil.rmtree(LOGS, ignore_errors=True)
+    LOGS.mkdir(parents=True)
     build(environment)
     print(f"built in {time.monotonic() - start:.0f} s", flush=True)
-    last_lines = run_checks(environment, start + SECONDS / 2)
+    last_lines, failed = run_checks(environment, start + SECONDS / 2)
 
-    gpu = torch.cuda.get_device_name().replace(" ", "-").lower()
-    results = ROOT / "benchmarks" / "results" / gpu / time.strftime("%Y-%m-%d.json", time.gmtime())
-    results.parent.mkdir(parents=True, exist_ok=True)
+    figures = LOGS / "figures.json"
     left = SECONDS - SECONDS_TO_END - (time.monotonic() - start)
     subprocess.run(
-        [sys.executable, "bench_cuda.py", str(results), f"{left:.0f}"],
+        [sys.executable, "bench_cuda.py", str(figures), f"{left:.0f}"],
         cwd=ROOT / "benchmarks",
         env=environment,
         check=True,
     )
-    report = json.loads(results.read_text())
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}; {LOGS} has all they printed")
+    gpu = torch.cuda.get_device_name().replace(" ", "-").lower()
+    results = ROOT / "benchmarks" / "results" / gpu / time.strftime("%Y-%m-%d.json", time.gmtime())
+    results.parent.mkdir(parents=True, exist_ok=True)
+    report = json.loads(figures.read_text())
     results.write_text(json.dumps({**report, "checks": last_lines}, indent=1) + "\n")
-    subprocess.run([sys.executable, "readme_times.py"], cwd=ROOT / "benchmarks", check=True)
+    subprocess.run(
+        [sys.executable, "readme_times.py"], cwd=ROOT / "benchmarks", env=environment, check=True
+    )
     print(f"{time.monotonic() - start:.0f} s; wrote {results.relative_to(ROOT)}")
 
 

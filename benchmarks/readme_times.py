@@ -141,6 +141,4 @@ def rewritten(readme: str) -> str:
 if __name__ == "__main__":
     path = ROOT / "README.md"
     text = rewritten(path.read_text())
-    partial = path.with_suffix(".partial")
-    partial.write_text(text)
-    partial.replace(path)
+    write_atomically(path, lambda file: file.write(text.encode()))

@@ -14,12 +14,12 @@ namespace emulated {
 
 template <typename T, int kLanes>
 void release_blocks(const Release<T>& release, RowQueue& blocks) {
-  using RowsBlock = Block<kLanes, kReleaseThreads>;
+  using RowsBlock = Block<kLanes>;
   const auto layout = ReleaseLayout<T>::of(release.classes, RowsBlock::kTeams);
   const std::unique_ptr<char, decltype(&std::free)> memory(
       static_cast<char*>(std::aligned_alloc(64, (layout.bytes + 63) / 64 * 64)), std::free);
   if (memory == nullptr) throw std::bad_alloc();
-  Threads threads(1, kReleaseThreads, layout.bytes);
+  Threads threads(1, kThreads, layout.bytes);
   const int64_t size = rows_of_block(release.classes);
   for (;;) {
     blocks.look_for_signals();

@@ -14,7 +14,6 @@
 
 namespace aeppt::AEPPT_VARIANT {
 
-constexpr int kReleaseThreads = 256;
 // Rows up to here are ranked by comparing every two classes, longer ones are sorted.
 constexpr Index kMostCompared = 128;
 
@@ -23,7 +22,7 @@ template <typename F>
 void with_release_team(int64_t classes, F f) {
   if (classes <= 16) f(std::integral_constant<int, 8>());
   else if (classes <= 256) f(std::integral_constant<int, kWarp>());
-  else f(std::integral_constant<int, kReleaseThreads>());
+  else f(std::integral_constant<int, kThreads>());
 }
 
 // What a block keeps of a row, beside its values.

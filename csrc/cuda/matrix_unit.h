@@ -42,9 +42,9 @@ void emulate_mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) 
   Threads& threads = *Threads::current;
   const auto all = [&threads](const Words& own, Words(&of)[kWarpThreads]) {
     threads.post(own);
-    threads.wait_for_lanes(~0u);
+    threads.wait_for_lanes(~0u, false);
     for (int lane = 0; lane < kWarpThreads; ++lane) of[lane] = threads.posted<Words>(lane);
-    threads.wait_for_lanes(~0u);
+    threads.wait_for_lanes(~0u, false);
   };
   Words as[kWarpThreads], bs[kWarpThreads];
   all({{a[0], a[1], a[2], a[3]}}, as);

@@ -21,9 +21,9 @@ struct ReleaseTask {
 };
 
 template <typename T, int kLanes, bool kShared>
-__global__ void __launch_bounds__(kReleaseThreads, kReleaseBlocks)
+__global__ void __launch_bounds__(kThreads, kReleaseBlocks)
     release_kernel(const __grid_constant__ ReleaseTask<T> task) {
-  using RowsBlock = Block<kLanes, kReleaseThreads>;
+  using RowsBlock = Block<kLanes>;
   extern __shared__ uint4 shared[];
   char* const memory = kShared ? reinterpret_cast<char*>(shared)
                                : task.workspace + int64_t(blockIdx.x) * task.layout.bytes;
@@ -39,7 +39,7 @@ cudaError_t start(const ReleaseTask<T>& task, int64_t blocks, cudaStream_t strea
   const cudaError_t error = cudaFuncSetAttribute(
       kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
   if (error != cudaSuccess) return error;
-  kernel<<<static_cast<unsigned>(blocks), kReleaseThreads, bytes, stream>>>(task);
+  kernel<<<static_cast<unsigned>(blocks), kThreads, bytes, stream>>>(task);
   return cudaGetLastError();
 }
 
@@ -50,14 +50,14 @@ cudaError_t release_rows(const Release<T>& release, const Device& device, const 
                          cudaStream_t stream) {
   cudaError_t error = cudaSuccess;
   with_release_team(release.classes, [&](auto lanes) {
-    constexpr int kLanes = decltype(lanes)::value, kTeams = kReleaseThreads / kLanes;
+    constexpr int kLanes = decltype(lanes)::value, kTeams = kThreads / kLanes;
     ReleaseTask<T> task{release, ReleaseLayout<T>::of(release.classes, kTeams), nullptr};
     const int64_t most = kReleaseBlocks * device.multiprocessors;
     const int64_t blocks = std::min((release.rows + kTeams - 1) / kTeams, most);
     const int64_t room = device.memory_of_block - int64_t(sizeof(BlockScratch));
     if (task.layout.bytes <= room) {
       error = start<T, kLanes, true>(task, blocks, stream);
-    } else if constexpr (kLanes == kReleaseThreads) {  // the others' rows are short
+    } else if constexpr (kLanes == kThreads) {  // the others' rows are short
       task.workspace = allocate(blocks * task.layout.bytes);
       error = start<T, kLanes, false>(task, blocks, stream);
     } else {

@@ -97,8 +97,7 @@ __global__ void __launch_bounds__(kThreads, kShared ? kBlocksPerMultiprocessor<T
   extern __shared__ uint4 shared[];
   char* const memory = kShared ? reinterpret_cast<char*>(shared)
                                : task.workspace + int64_t(blockIdx.x) * task.layout.bytes;
-  BlockSearch<T, Block<kLanes, kThreads>>(task.search, task.layers, task.fragments, task.layout,
-                                          memory)
+  BlockSearch<T, Block<kLanes>>(task.search, task.layers, task.fragments, task.layout, memory)
       .run([&task] {
         const int clusters = gridDim.x / cluster_size();
         Counter* const next = task.next_row + (cluster_size() > 1 ? blockIdx.x : 0);
