@@ -1,4 +1,5 @@
-// What ThreadSanitizer is told of the emulated threads, where a build with it defines AEPPT_WATCHED.
+// What ThreadSanitizer is told of the emulated threads, where a build with it defines
+// AEPPT_WATCHED.
 //
 // To it each of them is a fiber, and nothing but a barrier orders what two of them read and write.
 #pragma once
