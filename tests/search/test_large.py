@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 import torch
 from search_helpers import (
@@ -24,10 +22,7 @@ def test_many_rows() -> None:
     probs, substitute = trained_problem("sorted", 10, 200_000)
     probs, substitute = probs.float(), substitute.to(torch.float32)
     options = SearchOptions(direction="member", space="prob", step_size=0.02)
-    start = time.perf_counter()
     result = run("kernel", probs, substitute, options)
-    seconds = time.perf_counter() - start
-    assert seconds < 30, f"{seconds:.1f} s; about 0.5 s is usual"
     check_guarantees(probs, substitute, options, result)
     searched = result.status != int(Status.UNCHANGED)
     assert 0.3 < searched.double().mean() < 0.7
