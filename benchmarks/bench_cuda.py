@@ -8,22 +8,25 @@ does the same work, and each must give the same answers. Engines:
 - ``compiled``: its gradient step under ``torch.compile`` (max-autotune), and all steps with their
   bookkeeping in one CUDA graph, so that nothing waits for the host.
 
-Plain PyTorch runs with float32 products and with tf32 ones; the better time counts. Times are of
-CUDA events, inputs rotate through more memory than the cache holds, and the two ceilings (copy,
-matrix product) are measured in the same run. Cells for which SECONDS leaves no time are left out; a
-later run of the same commit adds them to OUTPUT.json.
+The reference runs with float32 products and with tf32 ones, compiled it runs with tf32; the best
+time counts. Times are of CUDA events; where rows are few they are mostly the call's own. Inputs
+rotate through up to 64 copies: through more memory than the cache holds, where rows are many. The
+two ceilings (copy, matrix product) are measured in the same run. Cells for which SECONDS leaves no
+time are left out; a later run of the same commit adds them to OUTPUT.json.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -40,24 +43,35 @@ ROWS = (65_536, 1, 4096, 64, 1_048_576)  # in order of interest, should time run
 PRECISIONS = ("float32", "tf32", "bf16")
 ROTATED_BYTES = 256 << 20  # several times the second-level cache
 SECONDS_PER_MEDIAN = 1.5
+SECONDS_TO_WARM = 0.3  # until the clocks are up
+SECONDS_FOR_ONE = 3.0  # what takes longer is timed once
+# Larger chunks than a CPU's caches like, so that launches do not bound the reference.
+reference.CHUNK_ELEMENTS = 1 << 26
 
 Case = tuple[Tensor, list[Tensor], list[Tensor]]
 
 
 def median_ms(run: Callable[[int], object]) -> dict[str, float]:
     """Median and quartiles of the device's milliseconds in ``run(i)``, i counting up."""
-    run(0)
-    torch.cuda.synchronize()
-    times: list[float] = []
-    deadline = time.monotonic() + SECONDS_PER_MEDIAN
-    while len(times) < 3 or (time.monotonic() < deadline and len(times) < 300):
+
+    def timed(i: int) -> float:
         before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         before.record()
-        run(len(times))
+        run(i)
         after.record()
         after.synchronize()
-        times.append(before.elapsed_time(after))
-    low, median, high = statistics.quantiles(times, n=4)
+        return before.elapsed_time(after)
+
+    start = time.monotonic()
+    times = [timed(0)]
+    if times[0] < 1e3 * SECONDS_FOR_ONE:
+        while time.monotonic() < start + SECONDS_TO_WARM:
+            timed(0)
+        times.clear()
+        deadline = time.monotonic() + SECONDS_PER_MEDIAN
+        while len(times) < 3 or (time.monotonic() < deadline and len(times) < 300):
+            times.append(timed(len(times)))
+    low, median, high = statistics.quantiles(times * 2 if len(times) == 1 else times, n=4)
     return {"median_ms": median, "low_ms": low, "high_ms": high, "runs": len(times)}
 
 
@@ -105,6 +119,7 @@ def captured(
         return best, best_logit
 
     side_stream = torch.cuda.Stream()
+    side_stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side_stream):  # compiles, and warms up as a capture asks
         search()
     side_stream.synchronize()
@@ -142,40 +157,44 @@ def time_compiled(case: Case, options: SearchOptions, inputs: list[Tensor]) -> d
     return {"other_rows": differ, **median_ms(lambda i: replay(inputs[i % len(inputs)]))}
 
 
-def plain_pytorch(case: Case, options: SearchOptions, inputs: list[Tensor]) -> Iterator[dict]:
-    """Times of plain PyTorch with either kind of products."""
-    for matmul in ("highest", "high"):
-        torch.set_float32_matmul_precision(matmul)
-        for engine, timer in (("eager", time_eager), ("compiled", time_compiled)):
-            try:
-                timed = timer(case, options, inputs)
-            except torch.cuda.OutOfMemoryError:
-                timed = {"error": "out of memory"}
-            yield {"engine": engine, "matmul": matmul, **timed}
-
-
-def measure(k: int, hidden: tuple[int, ...], n: int) -> dict:
-    """All engines on one problem."""
+def measure(k: int, hidden: tuple[int, ...], n: int, deadline: float) -> dict:
+    """All engines on one problem. TimeoutError where one would begin after the deadline."""
     probs, weights, biases = problem(k, hidden, n)
     case = (probs.cuda(), [w.cuda() for w in weights], [b.cuda() for b in biases])
     inputs = rotated(case)
     options = replace(OPTIONS, on_invalid="passthrough")
-    engines = []
-    for precision in PRECISIONS:
+
+    def time_kernel(precision: str) -> dict:
         chosen = replace(options, precision=precision)
         result = perturb_search(*case, chosen)
         assert (result.steps == OPTIONS.max_steps).all(), "the substitute was misled"
-        timed = median_ms(
-            lambda i, o=chosen: perturb_search(inputs[i % len(inputs)], case[1], case[2], o)
+        return median_ms(
+            lambda i: perturb_search(inputs[i % len(inputs)], case[1], case[2], chosen)
         )
-        engines.append({"engine": precision, **timed})
-    engines += plain_pytorch(case, options, inputs)
+
+    engines: list[tuple[dict, Callable[[], dict]]] = [
+        ({"engine": precision}, partial(time_kernel, precision)) for precision in PRECISIONS
+    ]
+    for engine, matmul in (("eager", "highest"), ("eager", "high"), ("compiled", "high")):
+        timer = time_eager if engine == "eager" else time_compiled
+        timed = partial(timer, case, options, inputs)
+        engines.append(({"engine": engine, "matmul": matmul}, timed))
+    measured = []
+    for name, engine_time in engines:
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        torch.set_float32_matmul_precision(name.get("matmul", "highest"))
+        try:
+            measured.append({**name, **engine_time()})
+        except Exception as error:  # the others' times are worth having
+            measured.append({**name, "error": f"{type(error).__name__}: {error}"[:500]})
+        torch.cuda.empty_cache()
     return {
         "k": k,
         "hidden": "-".join(map(str, hidden)),
         "n": n,
         "operations": 4 * OPTIONS.max_steps * n * sum(weight.numel() for weight in weights),
-        "engines": engines,
+        "engines": measured,
     }
 
 
@@ -201,6 +220,8 @@ def facts() -> dict:
     """The machine and the versions."""
 
     def answer(*command: str) -> str:
+        if shutil.which(command[0]) is None:
+            return ""
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         return done.stdout.strip()
 
@@ -223,6 +244,12 @@ def facts() -> dict:
     }
 
 
+def is_huge(cell: tuple[int, int, tuple[int, ...]]) -> bool:
+    """Whether the cell takes minutes, and comes last."""
+    n, k, _ = cell
+    return n * k > 1 << 28
+
+
 def begun(output: Path) -> dict:
     """What an earlier run of this commit on this machine has measured; else all but the cells."""
     report = facts()
@@ -238,9 +265,9 @@ def begun(output: Path) -> dict:
 
 def save(report: dict, output: Path) -> None:
     """Write it whole or not at all."""
-    partial = output.with_suffix(".partial")
-    partial.write_text(json.dumps(report, indent=1) + "\n")
-    partial.replace(output)
+    unfinished = output.with_suffix(".partial")
+    unfinished.write_text(json.dumps(report, indent=1) + "\n")
+    unfinished.replace(output)
 
 
 def main(output: Path, seconds: float) -> None:
@@ -249,14 +276,14 @@ def main(output: Path, seconds: float) -> None:
     report = begun(output)
     save(report, output)
     known = {(cell["n"], cell["k"], cell["hidden"]) for cell in report["cells"]}
-    for n, k, hidden in product(ROWS, CLASSES, HIDDEN):
+    for n, k, hidden in sorted(product(ROWS, CLASSES, HIDDEN), key=is_huge):
         if (n, k, "-".join(map(str, hidden))) in known:
             continue
-        if time.monotonic() > deadline:
-            print(f"no time left for n={n} k={k} {hidden}", flush=True)
-            continue
-        cell = measure(k, hidden, n)
-        torch.cuda.empty_cache()
+        try:
+            cell = measure(k, hidden, n, deadline)
+        except TimeoutError:
+            print(f"no time left for n={n} k={k} {hidden} and what follows", flush=True)
+            return
         report["cells"].append(cell)
         times = ", ".join(f"{e['engine']} {e.get('median_ms', 0):.3f}" for e in cell["engines"])
         print(f"k={k} {cell['hidden']} n={n}: {times} ms", flush=True)

@@ -18,10 +18,10 @@ MARKS = "<!-- {0} times: benchmarks/readme_times.py -->", "<!-- end of {0} times
 KERNEL, PLAIN = ("float32", "tf32", "bf16"), ("eager", "compiled")
 
 
-def best(engines: list[dict], names: tuple[str, ...]) -> dict:
-    """The fastest of the named engines."""
+def best(engines: list[dict], names: tuple[str, ...]) -> dict | None:
+    """The fastest of the named engines; None where none has a time."""
     timed = [engine for engine in engines if engine["engine"] in names and "median_ms" in engine]
-    return min(timed, key=lambda engine: engine["median_ms"])
+    return min(timed, key=lambda engine: engine["median_ms"], default=None)
 
 
 def ms(median: float) -> str:
@@ -52,6 +52,8 @@ def gpu_times(results: Path | None) -> str:
 
     def entry(cell: dict) -> str:
         kernel, plain = best(cell["engines"], KERNEL), best(cell["engines"], PLAIN)
+        if kernel is None or plain is None:
+            return "not yet measured"
         ratio = plain["median_ms"] / kernel["median_ms"]
         return f"{ms(kernel['median_ms'])} {kernel['engine']}, {ratio:.1f}×"
 

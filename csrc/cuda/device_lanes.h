@@ -162,6 +162,8 @@ struct BlockScratch {
   Index count[kWarp];
   int64_t once;
 };
+// What it takes of a block's shared memory.
+constexpr int64_t kScratchBytes = (sizeof(BlockScratch) + 15) / 16 * 16;
 
 __device__ inline BlockScratch& block_scratch() {
 #ifdef __CUDACC__

@@ -30,6 +30,15 @@ struct Device {
   bool has_clusters;
 };
 
+// Lets a kernel have all the shared memory that a block of it can have beside what is fixed. Always
+// all, whatever a launch takes: another thread may be about to launch the same kernel with more.
+template <typename Kernel>
+cudaError_t allow_all_memory(Kernel* kernel, const Device& device, int64_t fixed_bytes) {
+  return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                              cudaFuncAttributeMaxDynamicSharedMemorySize,
+                              static_cast<int>(device.memory_of_block - fixed_bytes));
+}
+
 // Gives device memory that lives until the work queued so far and next on the stream is done.
 using Allocate = std::function<char*(int64_t bytes)>;
 

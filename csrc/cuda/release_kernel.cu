@@ -33,11 +33,11 @@ __global__ void __launch_bounds__(kThreads, kReleaseBlocks)
 }
 
 template <typename T, int kLanes, bool kShared>
-cudaError_t start(const ReleaseTask<T>& task, int64_t blocks, cudaStream_t stream) {
+cudaError_t start(const ReleaseTask<T>& task, int64_t blocks, const Device& device,
+                  cudaStream_t stream) {
   const auto kernel = release_kernel<T, kLanes, kShared>;
   const int64_t bytes = kShared ? task.layout.bytes : 0;
-  const cudaError_t error = cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+  const cudaError_t error = allow_all_memory(kernel, device, kScratchBytes);
   if (error != cudaSuccess) return error;
   kernel<<<static_cast<unsigned>(blocks), kThreads, bytes, stream>>>(task);
   return cudaGetLastError();
@@ -54,12 +54,12 @@ cudaError_t release_rows(const Release<T>& release, const Device& device, const 
     ReleaseTask<T> task{release, ReleaseLayout<T>::of(release.classes, kTeams), nullptr};
     const int64_t most = kReleaseBlocks * device.multiprocessors;
     const int64_t blocks = std::min((release.rows + kTeams - 1) / kTeams, most);
-    const int64_t room = device.memory_of_block - int64_t(sizeof(BlockScratch));
+    const int64_t room = device.memory_of_block - kScratchBytes;
     if (task.layout.bytes <= room) {
-      error = start<T, kLanes, true>(task, blocks, stream);
+      error = start<T, kLanes, true>(task, blocks, device, stream);
     } else if constexpr (kLanes == kThreads) {  // the others' rows are short
       task.workspace = allocate(blocks * task.layout.bytes);
-      error = start<T, kLanes, false>(task, blocks, stream);
+      error = start<T, kLanes, false>(task, blocks, device, stream);
     } else {
       error = cudaErrorInvalidConfiguration;
     }

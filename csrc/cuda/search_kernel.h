@@ -122,7 +122,7 @@ struct Spread {
     const auto fitting = [&](int64_t blocks) {
       const int64_t memory = std::min(device.memory_of_block,
                                       device.memory / blocks - device.memory_reserved_by_block) -
-                             int64_t(sizeof(BlockScratch));
+                             kScratchBytes;
       int64_t slots = std::min(ceil_of(search.rows, blocks * device.multiprocessors), kMostSlots);
       while (slots > 0 && layout(slots).bytes > memory) --slots;
       return slots;
@@ -143,11 +143,11 @@ struct Spread {
 };
 
 template <typename T, int kLanes, bool kShared>
-cudaError_t start(const Task<T>& task, int64_t blocks, cudaStream_t stream) {
+cudaError_t start(const Task<T>& task, int64_t blocks, const Device& device,
+                  cudaStream_t stream) {
   const auto kernel = search_kernel<T, kLanes, kShared>;
   const int64_t bytes = kShared ? task.layout.bytes : 0;
-  const cudaError_t error = cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+  const cudaError_t error = allow_all_memory(kernel, device, kScratchBytes);
   if (error != cudaSuccess) return error;
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeClusterDimension;
@@ -221,9 +221,9 @@ cudaError_t search_rows(const Search<T>& search, const Substitute<T>& substitute
   pack_kernel<T><<<static_cast<unsigned>(packers), kThreads, 0, stream>>>(task, substitute);
   cudaError_t error = cudaGetLastError();
   if (error != cudaSuccess) return error;
-  if (!shared) return start<T, kThreads, false>(task, spread.blocks, stream);
+  if (!shared) return start<T, kThreads, false>(task, spread.blocks, device, stream);
   with_team(search.classes, [&](auto lanes) {
-    error = start<T, decltype(lanes)::value, true>(task, spread.blocks, stream);
+    error = start<T, decltype(lanes)::value, true>(task, spread.blocks, device, stream);
   });
   return error;
 }

@@ -12,12 +12,14 @@ rows may flip, and all others must agree to 1e-5.
 from __future__ import annotations
 
 import itertools
+import os
 
 import pytest
 import torch
 from search_helpers import (
     DTYPES,
     ENGINES,
+    KERNEL_DEVICE,
     Agreement,
     Substitute,
     random_substitute,
@@ -41,8 +43,10 @@ VARIATIONS = ({}, {"max_l1": 0.1}, {"constant_time": True}, {"margin": 0.5})
 STEP_SIZES = {"prob": 0.02, "logit": 0.3}
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-10}
 #: The share of rows that may flip. Measured in float32: 0.17 % with raw features, logit space and
-#: linf, 0.07 % with sorted features, probabilities and l2, none with the other options.
-MOST_FLIPS = {torch.float32: 0.003, torch.float64: 0.0}
+#: linf, 0.07 % with sorted features, probabilities and l2, none with the other options. The CUDA
+#: kernel sums in another order: 0.45 % with sorted features, probabilities and l2.
+ON_GPU = KERNEL_DEVICE.type == "cuda" or os.environ.get("AEPPT_ISA") == "emulated"
+MOST_FLIPS = {torch.float32: 0.006 if ON_GPU else 0.003, torch.float64: 0.0}
 
 
 def problem(features: str, k: int, dtype: torch.dtype) -> tuple[Tensor, Substitute]:
