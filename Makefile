@@ -10,7 +10,7 @@
 #   make dist    an sdist, a wheel from it, repaired for manylinux, installed elsewhere and tried there
 #   make check-native the kernels fuzzed, under sanitizers, and on an emulated ARM processor
 #   make check-op     the op under AddressSanitizer and UndefinedBehaviorSanitizer
-#   make gpu-check    on a machine with a GPU: all tests, compute-sanitizer, and the benchmark there
+#   make gpu-check    on a machine with a GPU: its tests, compute-sanitizer, and the benchmark there
 #   make resources    what the compiled CUDA kernels take: no spills, registers, shared memory
 #
 # AEPPT_BUILD=auto|cpu|cuda chooses what is built; see setup.py.

@@ -143,8 +143,7 @@ struct Spread {
 };
 
 template <typename T, int kLanes, bool kShared>
-cudaError_t start(const Task<T>& task, int64_t blocks, const Device& device,
-                  cudaStream_t stream) {
+cudaError_t start(const Task<T>& task, int64_t blocks, const Device& device, cudaStream_t stream) {
   const auto kernel = search_kernel<T, kLanes, kShared>;
   const int64_t bytes = kShared ? task.layout.bytes : 0;
   const cudaError_t error = allow_all_memory(kernel, device, kScratchBytes);
