@@ -123,7 +123,7 @@ check-op: .venv/requirements
 		$(BIN)/python -P tests/try_kernel.py cpu || exit 1; \
 	done
 
-# With the Python at hand, which brings its torch.
+# With the Python at hand, which brings its torch and what the tests need.
 gpu-check:
 	$(PYTHON) benchmarks/gpu_check.py
 
