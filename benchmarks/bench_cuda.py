@@ -35,6 +35,7 @@ from bench_search import OPTIONS, problem
 from torch import Tensor
 
 import aeppt_ext
+from aeppt.files import write_atomically
 from aeppt_ext import SearchOptions, SearchResult, Status, perturb_search, reference
 
 CLASSES = (10, 100, 1000)
@@ -265,9 +266,8 @@ def begun(output: Path) -> dict:
 
 def save(report: dict, output: Path) -> None:
     """Write it whole or not at all."""
-    unfinished = output.with_suffix(".partial")
-    unfinished.write_text(json.dumps(report, indent=1) + "\n")
-    unfinished.replace(output)
+    text = json.dumps(report, indent=1) + "\n"
+    write_atomically(output, lambda file: file.write(text.encode()))
 
 
 def main(output: Path, seconds: float) -> None:
